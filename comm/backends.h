@@ -1,0 +1,65 @@
+/*
+ * The backends' tables, and what they share: copies and sums on the pool, and error lines. Included by
+ * comm.c and the backends alone.
+ */
+#ifndef MPT_BACKENDS_H
+#define MPT_BACKENDS_H
+
+#include "comm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MPT_COMM_MAX_RANKS 4096 /* what mpt_tree_sum takes */
+#define MPT_COMM_MAX_TEXT 256   /* of an error, without who and where */
+
+extern const mpt_comm_ops_t mpt_comm_self;
+extern const mpt_comm_ops_t mpt_comm_mpi;
+extern const mpt_comm_ops_t mpt_comm_shm;
+
+/** memmove without overlap, cut over the device's pool where it is large. dst may be equal to src. */
+void mpt_comm_copy(const mpt_comm_t *comm, void *dst, const void *src, size_t bytes);
+/** mpt_tree_sum over comm->ranks sources, cut over the device's pool where it is large: elementwise, so the
+ *  cut cannot change a bit. */
+void mpt_comm_sum(const mpt_comm_t *comm, void *out, mpt_dtype_t out_dtype,
+                  const void *const *sources, mpt_dtype_t wire, int64_t count);
+
+/** Log an error of this communicator: "comm shm rank 1 of 4: unit 3 gradients: all_gather: TEXT". */
+void mpt_comm_log_error(const mpt_comm_t *comm, const char *text);
+/** "rank 2", "ranks 0, 2 and 3", "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 92 more": those whose flag in
+ *  `chosen` [ranks] is set, by their numbers in the world. */
+void mpt_comm_name_ranks(const mpt_comm_t *comm, const unsigned char *chosen, char *text,
+                         size_t bytes);
+/** Rank r's number in the communicator that was split first. */
+int mpt_comm_world_rank(const mpt_comm_t *comm, int rank);
+/** Seconds of a clock that never goes back. */
+double mpt_comm_now(void);
+/** a / b rounded up; b > 0. */
+static inline size_t mpt_ceil_div(size_t a, size_t b)
+{
+    return a / b + (a % b != 0);
+}
+/** The smaller one. */
+static inline size_t mpt_min_bytes(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+/** Elements of one rank's slice when an all_reduce of `count` elements becomes a reduce_scatter and an
+ *  all_gather: a multiple of 64, so that slices start on cache lines; the last slices may be short or empty. */
+static inline int64_t mpt_comm_slice_count(int64_t count, int ranks)
+{
+    int64_t lines = (count + 63) / 64;
+    return (lines + ranks - 1) / ranks * 64;
+}
+/** How much of `per`-sized slice r lies within `total`. */
+static inline int64_t mpt_comm_slice_part(int64_t total, int64_t per, int rank)
+{
+    int64_t left = total - per * rank;
+    return left <= 0 ? 0 : left < per ? left : per;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

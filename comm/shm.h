@@ -1,0 +1,209 @@
+/*
+ * Inside the shm backend. The ranks of one host, processes or threads of one process, each own a segment of shared
+ * memory that all the others map:
+ *
+ *   head      flags on cache lines of their own, the call under way, the reason of an abort
+ *   channels  [2][ranks]: counters of the rings below; lane 0 is send/recv, lane 1 sets up splits
+ *   rings     [ranks] of lane 0, then [ranks] of lane 1: bytes that rank r has sent to the owner
+ *   stage     2 halves: what the owner shows to the others when its buffers are not registered
+ *
+ * A segment is a memfd without a name, passed over an abstract unix socket: nothing is left behind
+ * after a crash. The sockets stay open, so that a peer's death is seen at once. Ranks that are threads use
+ * each other's pointers instead; there the last one to leave frees a segment.
+ *
+ * Order between ranks comes from flags alone: data is written before a flag is raised (release) and
+ * read after the flag was seen (acquire). Flags only grow, so a late reader misses nothing.
+ */
+#ifndef MPT_SHM_H
+#define MPT_SHM_H
+
+#include "backends.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SHM_LINE 64
+#define SHM_MAX_RANKS 1024
+#define SHM_LANES 2
+#define SHM_HALF_BYTES ((size_t)1 << 20) /* of staging; the best of those measured: stays in the L2 cache */
+#define SHM_SETUP_RING_BYTES ((size_t)512)
+
+/* One word that grows, and how many ranks sleep on it. */
+typedef struct shm_flag {
+    uint32_t value;
+    uint32_t sleepers;
+    char line[SHM_LINE - 8];
+} shm_flag_t;
+
+typedef struct shm_channel {
+    shm_flag_t written; /* bytes put into the ring, by the sender */
+    shm_flag_t taken;   /* bytes taken out, by the receiver */
+} shm_channel_t;
+
+/* Where a buffer lies, in a way that means the same to all ranks. */
+typedef struct shm_place {
+    int64_t region; /* number of the registration; -1: not registered */
+    uint64_t offset;
+} shm_place_t;
+
+typedef enum shm_op {
+    SHM_REDUCE_SCATTER = 1,
+    SHM_ALL_GATHER,
+    SHM_ALL_REDUCE,
+    SHM_BROADCAST,
+    SHM_ALL_TO_ALL,
+    SHM_REGISTER
+} shm_op_t;
+
+/* What a rank is calling: all must say the same but for the places. */
+typedef struct shm_call {
+    uint32_t op;
+    int32_t root;
+    uint32_t wire, out; /* mpt_dtype_t */
+    uint64_t bytes;
+    shm_place_t send, recv;
+    uint64_t pointer; /* register among threads: the memory itself */
+    int32_t status;   /* register: how it went so far */
+} shm_call_t;
+
+enum { SHM_OUTSIDE = 0, SHM_INSIDE = 1, SHM_LEFT = 2 };
+
+typedef struct shm_head {
+    shm_flag_t arrived; /* barriers that the owner has reached */
+    shm_flag_t alarm;   /* set by peers: 1 + rank of the first that gave up */
+    shm_flag_t state;   /* SHM_OUTSIDE or SHM_INSIDE a collective, SHM_LEFT: destroyed */
+    shm_flag_t users;   /* threads: ranks that still look at this segment */
+    shm_call_t calls[2]; /* one is read while the next is written */
+    char reason[MPT_COMM_MAX_TEXT]; /* why the owner gave up; written once, before it raises alarms */
+} shm_head_t;
+
+/* A registered allocation and where each rank's lies in this address space. */
+typedef struct shm_region {
+    struct shm_region *next;
+    int64_t number;
+    size_t bytes;
+    int borrowed; /* peers[] are pointers of other threads, not mappings */
+    char *peers[];
+} shm_region_t;
+
+typedef struct shm {
+    char **segments;      /* [ranks], this rank's own included */
+    size_t segment_bytes;
+    size_t ring_bytes;    /* of lane 0, a power of two */
+    int one_process;
+    int *links;           /* [ranks] sockets; -1: this rank, or threads */
+    uint32_t epoch;       /* barriers that this rank has reached */
+    uint32_t begun;       /* calls of mpt_shm_begin: says which of calls[] is the newest */
+    uint32_t *written;    /* [lanes][ranks] our side's count of each channel to a peer */
+    uint32_t *taken;      /* [lanes][ranks] and of each channel from a peer */
+    int gave_up;          /* alarms raised, or one heeded */
+    int64_t regions_made;
+    shm_region_t *regions;
+    const void **sends;   /* [ranks] the peers' send buffers in this call, where registered */
+    const void **recvs;   /* [ranks] and their receive buffers */
+    const void **sources; /* [ranks] arguments of one sum */
+    unsigned char *missing; /* [ranks] */
+} shm_t;
+
+/* ---- shm.c: layout ----------------------------------------------------------------------------- */
+
+static inline shm_head_t *mpt_shm_head(const shm_t *shm, int rank)
+{
+    return (shm_head_t *)shm->segments[rank];
+}
+/** The channel in `owner`'s segment through which `sender` sends, and its ring. */
+shm_channel_t *mpt_shm_channel(const mpt_comm_t *comm, int lane, int owner, int sender);
+char *mpt_shm_ring(const mpt_comm_t *comm, int lane, int owner, int sender);
+size_t mpt_shm_ring_bytes(const shm_t *shm, int lane);
+/** Half `half` (0 or 1) of a rank's staging, SHM_HALF_BYTES. */
+char *mpt_shm_stage(const mpt_comm_t *comm, int rank, int half);
+
+/* ---- shm_sync.c -------------------------------------------------------------------------------- */
+
+static inline uint32_t mpt_shm_load(const shm_flag_t *flag)
+{
+    return __atomic_load_n(&flag->value, __ATOMIC_SEQ_CST);
+}
+static inline void mpt_shm_store(shm_flag_t *flag, uint32_t value)
+{
+    __atomic_store_n(&flag->value, value, __ATOMIC_SEQ_CST);
+}
+/** Raise a flag and wake who sleeps on it. */
+void mpt_shm_raise(shm_flag_t *flag, uint32_t value);
+/** Wait until `flag`, which `peer` raises, has reached `value` (counting modulo 2^32).
+ *  @return MPT_OK; MPT_ERR_COMM (logged): timeout, the peer is gone, or a rank gave up. */
+mpt_status_t mpt_shm_wait(mpt_comm_t *comm, shm_flag_t *flag, uint32_t value, int peer);
+/** Wait until all ranks have come here as often as this one. @return as mpt_shm_wait. */
+mpt_status_t mpt_shm_barrier(mpt_comm_t *comm);
+/** Give up: log the text once and raise every peer's alarm. Returns MPT_ERR_COMM. */
+mpt_status_t mpt_shm_give_up(mpt_comm_t *comm, const char *text);
+/** Raise every peer's alarm with a reason that has been logged. */
+void mpt_shm_raise_alarms(mpt_comm_t *comm, const char *reason);
+/** MPT_ERR_COMM (logged once) where a peer raised this rank's alarm. */
+mpt_status_t mpt_shm_check_alarm(mpt_comm_t *comm);
+/** MPT_ERR_COMM (logged once) where a peer died. One that destroyed its side may just be done. */
+mpt_status_t mpt_shm_check_peers(mpt_comm_t *comm);
+
+/* ---- shm_link.c: sockets between processes -------------------------------------------------------- */
+
+#define SHM_NAME_BYTES 32
+
+/** Random bytes for names and secrets. */
+mpt_status_t mpt_shm_random(const mpt_comm_t *comm, void *bytes, size_t count);
+/** Listen at the abstract address `name`. */
+mpt_status_t mpt_shm_listen(const mpt_comm_t *comm, const char *name, int *listener_p);
+/** Connect to a lower rank, which listens at `name`, and say who calls. */
+mpt_status_t mpt_shm_connect(mpt_comm_t *comm, const char *name, const char *secret, int peer);
+/** Accept the connections of all higher ranks, which must have been made by now. */
+mpt_status_t mpt_shm_accept(mpt_comm_t *comm, int listener, const char *secret);
+/** Send an open file to all peers. */
+mpt_status_t mpt_shm_offer(const mpt_comm_t *comm, int fd);
+/** Receive and map the file of `bytes` bytes that each peer has offered by now. peers: [ranks]; this rank's entry is
+ *  left alone, what was mapped before a failure is unmapped. writable: 0: read only. */
+mpt_status_t mpt_shm_take(const mpt_comm_t *comm, size_t bytes, int writable, char **peers);
+/** 1 where a peer's process has ended. */
+int mpt_shm_peer_gone(const shm_t *shm, int peer);
+/** Close what is open. */
+void mpt_shm_unlink(const mpt_comm_t *comm);
+
+/* ---- shm_region.c: registration ---------------------------------------------------------------- */
+
+mpt_status_t mpt_shm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **handle_p);
+void mpt_shm_deregister(mpt_comm_t *comm, void *handle);
+/** Where [pointer, pointer + bytes) lies in a registered region of this rank. */
+shm_place_t mpt_shm_find(const mpt_comm_t *comm, const void *pointer, size_t bytes);
+/** The address here of a place of `peer`'s; NULL: not registered. */
+char *mpt_shm_address(const shm_t *shm, int peer, shm_place_t place);
+
+/* ---- shm_collective.c, shm_mail.c ----------------------------------------------------------------- */
+
+/** Say what this rank calls and meet the others. @return MPT_OK: all called the same; MPT_ERR_COMM. */
+mpt_status_t mpt_shm_begin(mpt_comm_t *comm, const shm_call_t *call);
+/** What a rank said in the latest mpt_shm_begin. */
+static inline shm_call_t *mpt_shm_call(const shm_t *shm, int rank)
+{
+    return &mpt_shm_head(shm, rank)->calls[shm->begun & 1];
+}
+/** Pass the status on; this rank no longer looks at its peers' memory. */
+mpt_status_t mpt_shm_end(mpt_comm_t *comm, mpt_status_t status);
+
+mpt_status_t mpt_shm_reduce_scatter(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
+                                    mpt_dtype_t wire, mpt_dtype_t out, mpt_stream_t *stream);
+mpt_status_t mpt_shm_all_gather(mpt_comm_t *comm, const void *send, void *recv, size_t bytes,
+                                mpt_stream_t *stream);
+mpt_status_t mpt_shm_all_reduce(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
+                                mpt_dtype_t wire, mpt_stream_t *stream);
+mpt_status_t mpt_shm_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, int root,
+                               mpt_stream_t *stream);
+mpt_status_t mpt_shm_all_to_all(mpt_comm_t *comm, const void *send, void *recv, size_t bytes,
+                                mpt_stream_t *stream);
+/** A message through a lane. Both sides name the same bytes, which is checked. */
+mpt_status_t mpt_shm_mail_send(mpt_comm_t *comm, int lane, const void *buffer, size_t bytes,
+                               int peer);
+mpt_status_t mpt_shm_mail_recv(mpt_comm_t *comm, int lane, void *buffer, size_t bytes, int peer);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

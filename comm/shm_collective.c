@@ -1,0 +1,375 @@
+/*
+ * Collectives over shared memory. Each begins with a meeting in which every rank says what it calls
+ * and where its buffers lie. Where all that are to be read lie in registered memory, the ranks read
+ * each other's buffers ("direct") and meet once more before they return. Otherwise the data goes
+ * through the staging halves, a chunk at a time ("staged"): fill own half, meet, read the others'
+ * halves. The next chunk uses the other half, so that one meeting a chunk is enough: a half is
+ * filled again only after a meeting that every reader reached after reading it.
+ */
+#include "shm.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const op_names[] = {"nothing",   "reduce_scatter", "all_gather", "all_reduce",
+                                       "broadcast", "all_to_all",     "register"};
+
+/* ---- begin and end
+ * ------------------------------------------------------------------------------- */
+
+static void describe(char *text, size_t size, const shm_call_t *call) {
+    snprintf(text, size, "%s (%s to %s, %llu bytes, root %d)",
+             op_names[call->op % (sizeof op_names / sizeof op_names[0])],
+             mpt_dtype_name((mpt_dtype_t)(call->wire % MPT_DTYPE_COUNT)),
+             mpt_dtype_name((mpt_dtype_t)(call->out % MPT_DTYPE_COUNT)),
+             (unsigned long long)call->bytes, call->root);
+}
+
+static int same_call(const shm_call_t *a, const shm_call_t *b) {
+    return a->op == b->op && a->root == b->root && a->wire == b->wire && a->out == b->out &&
+           a->bytes == b->bytes;
+}
+
+static mpt_status_t give_up_on_mismatch(mpt_comm_t *comm, int peer) {
+    const shm_t *shm = comm->impl;
+    char mine[96], theirs[96], text[MPT_COMM_MAX_TEXT];
+    describe(mine, sizeof mine, mpt_shm_call(shm, comm->rank));
+    describe(theirs, sizeof theirs, mpt_shm_call(shm, peer));
+    snprintf(text, sizeof text, "called %s while rank %d called %s", mine,
+             mpt_comm_world_rank(comm, peer), theirs);
+    return mpt_shm_give_up(comm, text);
+}
+
+mpt_status_t mpt_shm_begin(mpt_comm_t *comm, const shm_call_t *call) {
+    shm_t *shm = comm->impl;
+    shm->begun++;
+    *mpt_shm_call(shm, comm->rank) = *call;
+    mpt_shm_store(&mpt_shm_head(shm, comm->rank)->state, SHM_INSIDE);
+    mpt_status_t status = mpt_shm_barrier(comm);
+    /* The barrier looks at the alarm only while it waits. Whoever raised it may free registered
+     * memory once it sees us outside, so look now, after having said that we are inside. */
+    status = status ? status : mpt_shm_check_alarm(comm);
+    for (int r = 0; r < comm->ranks && !status; r++)
+        if (!same_call(call, mpt_shm_call(shm, r)))
+            status = give_up_on_mismatch(comm, r);
+    return status;
+}
+
+mpt_status_t mpt_shm_end(mpt_comm_t *comm, mpt_status_t status) {
+    mpt_shm_store(&mpt_shm_head(comm->impl, comm->rank)->state, SHM_OUTSIDE);
+    return status;
+}
+
+/* ---- what the collectives share ----------------------------------------------------------------
+ */
+
+/* Fill shm->sends, and say whether every rank's send buffer can be read. Every rank finds the same.
+ */
+static int find_sends(const mpt_comm_t *comm) {
+    const shm_t *shm = comm->impl;
+    int all = 1;
+    for (int r = 0; r < comm->ranks; r++)
+        all &= (shm->sends[r] = mpt_shm_address(shm, r, mpt_shm_call(shm, r)->send)) != NULL;
+    return all;
+}
+
+static int find_recvs(const mpt_comm_t *comm) {
+    const shm_t *shm = comm->impl;
+    int all = 1;
+    for (int r = 0; r < comm->ranks; r++)
+        all &= (shm->recvs[r] = mpt_shm_address(shm, r, mpt_shm_call(shm, r)->recv)) != NULL;
+    return all;
+}
+
+/* Bytes of one of `ranks` blocks that share a half: a multiple of 64, so of every element too. */
+static size_t block_bytes(const mpt_comm_t *comm) {
+    return SHM_HALF_BYTES / (size_t)comm->ranks / SHM_LINE * SHM_LINE;
+}
+
+/* ---- reduce_scatter
+ * ------------------------------------------------------------------------------ */
+
+typedef struct reduce_job {
+    const char *send;
+    char *recv;
+    size_t slice; /* bytes of one rank's slice of send */
+    mpt_dtype_t wire, out;
+} reduce_job_t;
+
+static mpt_status_t reduce_scatter_direct(mpt_comm_t *comm, const reduce_job_t *job) {
+    const shm_t *shm = comm->impl;
+    for (int r = 0; r < comm->ranks; r++)
+        shm->sources[r] = (const char *)shm->sends[r] + (size_t)comm->rank * job->slice;
+    mpt_comm_sum(comm, job->recv, job->out, shm->sources, job->wire,
+                 (int64_t)(job->slice / mpt_dtype_bytes(job->wire)));
+    return mpt_shm_barrier(comm);
+}
+
+/* Show each peer `bytes` bytes of its block, starting at `first` within it. */
+static void fill_blocks(const mpt_comm_t *comm, int half, const char *send, size_t stride,
+                        size_t first, size_t bytes) {
+    char *stage = mpt_shm_stage(comm, comm->rank, half);
+    for (int r = 0; r < comm->ranks; r++)
+        if (r != comm->rank)
+            mpt_comm_copy(comm, stage + (size_t)r * block_bytes(comm),
+                          send + (size_t)r * stride + first, bytes);
+}
+
+static const char *block_for_us(const mpt_comm_t *comm, int peer, int half) {
+    return mpt_shm_stage(comm, peer, half) + (size_t)comm->rank * block_bytes(comm);
+}
+
+static mpt_status_t reduce_scatter_staged(mpt_comm_t *comm, const reduce_job_t *job) {
+    const shm_t *shm = comm->impl;
+    size_t bytes, wire_bytes = mpt_dtype_bytes(job->wire), out_bytes = mpt_dtype_bytes(job->out);
+    int half = 0;
+    for (size_t first = 0; first < job->slice; first += bytes, half ^= 1) {
+        bytes = mpt_min_bytes(block_bytes(comm), job->slice - first);
+        fill_blocks(comm, half, job->send, job->slice, first, bytes);
+        mpt_status_t status = mpt_shm_barrier(comm);
+        if (status)
+            return status;
+        for (int r = 0; r < comm->ranks; r++)
+            shm->sources[r] = block_for_us(comm, r, half);
+        shm->sources[comm->rank] = job->send + (size_t)comm->rank * job->slice + first;
+        mpt_comm_sum(comm, job->recv + first / wire_bytes * out_bytes, job->out, shm->sources,
+                     job->wire, (int64_t)(bytes / wire_bytes));
+    }
+    return MPT_OK;
+}
+
+mpt_status_t mpt_shm_reduce_scatter(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
+                                    mpt_dtype_t wire, mpt_dtype_t out, mpt_stream_t *stream) {
+    (void)stream;
+    reduce_job_t job = {send, recv, (size_t)count * mpt_dtype_bytes(wire), wire, out};
+    shm_call_t call = {.op = SHM_REDUCE_SCATTER,
+                       .wire = wire,
+                       .out = out,
+                       .bytes = job.slice,
+                       .send = mpt_shm_find(comm, send, (size_t)comm->ranks * job.slice)};
+    mpt_status_t status = mpt_shm_begin(comm, &call);
+    if (!status)
+        status = find_sends(comm) ? reduce_scatter_direct(comm, &job)
+                                  : reduce_scatter_staged(comm, &job);
+    return mpt_shm_end(comm, status);
+}
+
+/* ---- all_gather
+ * ------------------------------------------------------------------------------------ */
+
+static mpt_status_t all_gather_direct(mpt_comm_t *comm, const char *send, char *recv,
+                                      size_t bytes) {
+    const shm_t *shm = comm->impl;
+    for (int k = 0; k < comm->ranks; k++) { /* each starts elsewhere, so that not all read one */
+        int r = (comm->rank + k) % comm->ranks;
+        mpt_comm_copy(comm, recv + (size_t)r * bytes, r == comm->rank ? send : shm->sends[r],
+                      bytes);
+    }
+    return mpt_shm_barrier(comm);
+}
+
+static mpt_status_t all_gather_staged(mpt_comm_t *comm, const char *send, char *recv,
+                                      size_t bytes) {
+    int half = 0;
+    size_t part;
+    for (size_t first = 0; first < bytes; first += part, half ^= 1) {
+        part = mpt_min_bytes(SHM_HALF_BYTES, bytes - first);
+        mpt_comm_copy(comm, mpt_shm_stage(comm, comm->rank, half), send + first, part);
+        mpt_status_t status = mpt_shm_barrier(comm);
+        if (status)
+            return status;
+        for (int k = 1; k < comm->ranks; k++) {
+            int r = (comm->rank + k) % comm->ranks;
+            mpt_comm_copy(comm, recv + (size_t)r * bytes + first, mpt_shm_stage(comm, r, half),
+                          part);
+        }
+    }
+    mpt_comm_copy(comm, recv + (size_t)comm->rank * bytes, send, bytes);
+    return MPT_OK;
+}
+
+mpt_status_t mpt_shm_all_gather(mpt_comm_t *comm, const void *send, void *recv, size_t bytes,
+                                mpt_stream_t *stream) {
+    (void)stream;
+    shm_call_t call = {
+        .op = SHM_ALL_GATHER, .bytes = bytes, .send = mpt_shm_find(comm, send, bytes)};
+    mpt_status_t status = mpt_shm_begin(comm, &call);
+    if (!status)
+        status = find_sends(comm) ? all_gather_direct(comm, send, recv, bytes)
+                                  : all_gather_staged(comm, send, recv, bytes);
+    return mpt_shm_end(comm, status);
+}
+
+/* ---- all_reduce: a reduce_scatter, then an all_gather, over padded slices
+ * --------------------------- */
+
+static mpt_status_t all_reduce_direct(mpt_comm_t *comm, char *recv, int64_t count,
+                                      mpt_dtype_t wire) {
+    const shm_t *shm = comm->impl;
+    size_t element = mpt_dtype_bytes(wire);
+    int64_t per = mpt_comm_slice_count(count, comm->ranks);
+    size_t first = (size_t)(per * comm->rank) * element;
+    int64_t mine = mpt_comm_slice_part(count, per, comm->rank);
+    for (int r = 0; r < comm->ranks; r++)
+        shm->sources[r] = mine ? (const char *)shm->sends[r] + first : shm->sends[r];
+    if (mine)
+        mpt_comm_sum(comm, recv + first, wire, shm->sources, wire, mine);
+    mpt_status_t status = mpt_shm_barrier(comm);
+    for (int k = 1; k < comm->ranks && !status; k++) {
+        int r = (comm->rank + k) % comm->ranks;
+        size_t at = (size_t)(per * r) * element;
+        size_t bytes = (size_t)mpt_comm_slice_part(count, per, r) * element;
+        if (bytes)
+            mpt_comm_copy(comm, recv + at, (const char *)shm->recvs[r] + at, bytes);
+    }
+    return status ? status : mpt_shm_barrier(comm);
+}
+
+/* One chunk that fits a half: half 0 shows the contributions, half 1 the sums. Two meetings, so
+ * that both may be filled again for the next chunk at once. */
+static mpt_status_t all_reduce_chunk(mpt_comm_t *comm, const char *send, char *recv, int64_t count,
+                                     mpt_dtype_t wire) {
+    const shm_t *shm = comm->impl;
+    size_t element = mpt_dtype_bytes(wire);
+    int64_t per = mpt_comm_slice_count(count, comm->ranks);
+    int64_t mine = mpt_comm_slice_part(count, per, comm->rank);
+    mpt_comm_copy(comm, mpt_shm_stage(comm, comm->rank, 0), send, (size_t)count * element);
+    mpt_status_t status = mpt_shm_barrier(comm);
+    if (status)
+        return status;
+    for (int r = 0; r < comm->ranks; r++)
+        shm->sources[r] =
+            mpt_shm_stage(comm, r, 0) + (mine ? (size_t)(per * comm->rank) * element : 0);
+    if (mine)
+        mpt_comm_sum(comm, mpt_shm_stage(comm, comm->rank, 1), wire, shm->sources, wire, mine);
+    status = mpt_shm_barrier(comm);
+    for (int k = 0; k < comm->ranks && !status; k++) {
+        int r = (comm->rank + k) % comm->ranks;
+        size_t bytes = (size_t)mpt_comm_slice_part(count, per, r) * element;
+        if (bytes)
+            mpt_comm_copy(comm, recv + (size_t)(per * r) * element, mpt_shm_stage(comm, r, 1),
+                          bytes);
+    }
+    return status;
+}
+
+static mpt_status_t all_reduce_staged(mpt_comm_t *comm, const char *send, char *recv, int64_t count,
+                                      mpt_dtype_t wire) {
+    size_t element = mpt_dtype_bytes(wire);
+    int64_t chunk = (int64_t)(SHM_HALF_BYTES / element);
+    mpt_status_t status = MPT_OK;
+    for (int64_t first = 0; first < count && !status; first += chunk) {
+        int64_t part = count - first < chunk ? count - first : chunk;
+        status = all_reduce_chunk(comm, send + (size_t)first * element,
+                                  recv + (size_t)first * element, part, wire);
+    }
+    return status;
+}
+
+mpt_status_t mpt_shm_all_reduce(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
+                                mpt_dtype_t wire, mpt_stream_t *stream) {
+    (void)stream;
+    size_t bytes = (size_t)count * mpt_dtype_bytes(wire);
+    shm_call_t call = {.op = SHM_ALL_REDUCE,
+                       .wire = wire,
+                       .out = wire,
+                       .bytes = bytes,
+                       .send = mpt_shm_find(comm, send, bytes),
+                       .recv = mpt_shm_find(comm, recv, bytes)};
+    mpt_status_t status = mpt_shm_begin(comm, &call);
+    if (!status)
+        status = find_sends(comm) && find_recvs(comm)
+                     ? all_reduce_direct(comm, recv, count, wire)
+                     : all_reduce_staged(comm, send, recv, count, wire);
+    return mpt_shm_end(comm, status);
+}
+
+/* ---- broadcast
+ * ------------------------------------------------------------------------------------- */
+
+static mpt_status_t broadcast_direct(mpt_comm_t *comm, char *buffer, size_t bytes, int root) {
+    const shm_t *shm = comm->impl;
+    if (comm->rank != root)
+        mpt_comm_copy(comm, buffer, shm->sends[root], bytes);
+    return mpt_shm_barrier(comm);
+}
+
+static mpt_status_t broadcast_staged(mpt_comm_t *comm, char *buffer, size_t bytes, int root) {
+    int half = 0;
+    size_t part;
+    for (size_t first = 0; first < bytes; first += part, half ^= 1) {
+        part = mpt_min_bytes(SHM_HALF_BYTES, bytes - first);
+        if (comm->rank == root)
+            mpt_comm_copy(comm, mpt_shm_stage(comm, root, half), buffer + first, part);
+        mpt_status_t status = mpt_shm_barrier(comm);
+        if (status)
+            return status;
+        if (comm->rank != root)
+            mpt_comm_copy(comm, buffer + first, mpt_shm_stage(comm, root, half), part);
+    }
+    return MPT_OK;
+}
+
+mpt_status_t mpt_shm_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, int root,
+                               mpt_stream_t *stream) {
+    (void)stream;
+    const shm_t *shm = comm->impl;
+    shm_call_t call = {.op = SHM_BROADCAST,
+                       .bytes = bytes,
+                       .root = root,
+                       .send = mpt_shm_find(comm, buffer, bytes)};
+    mpt_status_t status = mpt_shm_begin(comm, &call);
+    if (!status) {
+        find_sends(comm);
+        status = shm->sends[root] ? broadcast_direct(comm, buffer, bytes, root)
+                                  : broadcast_staged(comm, buffer, bytes, root);
+    }
+    return mpt_shm_end(comm, status);
+}
+
+/* ---- all_to_all
+ * ------------------------------------------------------------------------------------ */
+
+static mpt_status_t all_to_all_direct(mpt_comm_t *comm, char *recv, size_t bytes) {
+    const shm_t *shm = comm->impl;
+    for (int k = 0; k < comm->ranks; k++) {
+        int r = (comm->rank + k) % comm->ranks;
+        mpt_comm_copy(comm, recv + (size_t)r * bytes,
+                      (const char *)shm->sends[r] + (size_t)comm->rank * bytes, bytes);
+    }
+    return mpt_shm_barrier(comm);
+}
+
+static mpt_status_t all_to_all_staged(mpt_comm_t *comm, const char *send, char *recv,
+                                      size_t bytes) {
+    int half = 0;
+    size_t part;
+    for (size_t first = 0; first < bytes; first += part, half ^= 1) {
+        part = mpt_min_bytes(block_bytes(comm), bytes - first);
+        fill_blocks(comm, half, send, bytes, first, part);
+        mpt_status_t status = mpt_shm_barrier(comm);
+        if (status)
+            return status;
+        for (int k = 1; k < comm->ranks; k++) {
+            int r = (comm->rank + k) % comm->ranks;
+            mpt_comm_copy(comm, recv + (size_t)r * bytes + first, block_for_us(comm, r, half),
+                          part);
+        }
+    }
+    size_t own = (size_t)comm->rank * bytes;
+    mpt_comm_copy(comm, recv + own, send + own, bytes);
+    return MPT_OK;
+}
+
+mpt_status_t mpt_shm_all_to_all(mpt_comm_t *comm, const void *send, void *recv, size_t bytes,
+                                mpt_stream_t *stream) {
+    (void)stream;
+    shm_call_t call = {.op = SHM_ALL_TO_ALL,
+                       .bytes = bytes,
+                       .send = mpt_shm_find(comm, send, (size_t)comm->ranks * bytes)};
+    mpt_status_t status = mpt_shm_begin(comm, &call);
+    if (!status)
+        status = find_sends(comm) ? all_to_all_direct(comm, recv, bytes)
+                                  : all_to_all_staged(comm, send, recv, bytes);
+    return mpt_shm_end(comm, status);
+}

@@ -1,0 +1,116 @@
+#include "shm.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+/* Registration in two meetings: offer the memory and meet; take the others' and meet again, to
+ * learn whether all could. So a rank that runs out of addresses fails the call on every rank, and
+ * nobody waits for a file that never comes. */
+
+static mpt_status_t all_could(mpt_comm_t *comm) {
+    for (int r = 0; r < comm->ranks; r++)
+        if (mpt_shm_call(comm->impl, r)->status)
+            return mpt_shm_give_up(comm, "a rank could not share its memory");
+    return MPT_OK;
+}
+
+static void unmap_peers(const mpt_comm_t *comm, const shm_region_t *region) {
+    for (int r = 0; r < comm->ranks && !region->borrowed; r++)
+        if (r != comm->rank && region->peers[r])
+            munmap(region->peers[r], region->bytes);
+}
+
+static mpt_status_t take_peers(const mpt_comm_t *comm, shm_region_t *region) {
+    const shm_t *shm = comm->impl;
+    if (!shm->one_process)
+        return mpt_shm_take(comm, region->bytes, 0, region->peers);
+    for (int r = 0; r < comm->ranks; r++)
+        region->peers[r] = (char *)(uintptr_t)mpt_shm_call(shm, r)->pointer;
+    return MPT_OK;
+}
+
+/* Both meetings. `region` may be NULL: this rank has no memory for it, and says so. */
+static mpt_status_t meet_and_take(mpt_comm_t *comm, const mpt_mem_t *mem, shm_region_t *region) {
+    shm_t *shm = comm->impl;
+    shm_call_t call = {.op = SHM_REGISTER,
+                       .bytes = mem->bytes,
+                       .pointer = (uint64_t)(uintptr_t)mem->ptr,
+                       .status = region ? MPT_OK : MPT_ERR_NO_MEMORY};
+    if (!shm->one_process && region)
+        call.status = (int32_t)mpt_shm_offer(comm, mem->fd);
+    mpt_status_t status = mpt_shm_begin(comm, &call);
+    status = status ? status : all_could(comm);
+    if (status)
+        return status;
+    call.status = (int32_t)take_peers(comm, region);
+    status = mpt_shm_begin(comm, &call);
+    return status ? status : all_could(comm);
+}
+
+mpt_status_t mpt_shm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **handle_p) {
+    shm_t *shm = comm->impl;
+    shm_region_t *region = calloc(1, sizeof *region + (size_t)comm->ranks * sizeof(char *));
+    if (region) {
+        region->number = shm->regions_made;
+        region->bytes = mem->bytes;
+        region->borrowed = shm->one_process;
+        region->peers[comm->rank] = mem->ptr;
+    }
+    mpt_status_t status = mpt_shm_end(comm, meet_and_take(comm, mem, region));
+    if (status) {
+        if (region)
+            unmap_peers(comm, region);
+        free(region);
+        return status;
+    }
+    shm->regions_made++;
+    region->next = shm->regions;
+    shm->regions = region;
+    *handle_p = region;
+    return MPT_OK;
+}
+
+/* Collectives end with a meeting, so that a peer reads our memory only while we are inside one as
+ * well. After a failure that no longer holds: a thread may still be reading. It leaves as soon as
+ * it sees the alarm. (Processes have mappings of their own.) */
+static void await_readers(const mpt_comm_t *comm) {
+    const shm_t *shm = comm->impl;
+    for (int r = 0; r < comm->ranks; r++)
+        while (r != comm->rank && mpt_shm_load(&mpt_shm_head(shm, r)->state) == SHM_INSIDE)
+            sched_yield();
+}
+
+void mpt_shm_deregister(mpt_comm_t *comm, void *handle) {
+    shm_t *shm = comm->impl;
+    shm_region_t *region = handle;
+    shm_region_t **link = &shm->regions;
+    while (*link && *link != region)
+        link = &(*link)->next;
+    if (!*link)
+        return;
+    *link = region->next;
+    if (region->borrowed && shm->gave_up)
+        await_readers(comm);
+    unmap_peers(comm, region);
+    free(region);
+}
+
+shm_place_t mpt_shm_find(const mpt_comm_t *comm, const void *pointer, size_t bytes) {
+    const shm_t *shm = comm->impl;
+    uintptr_t first = (uintptr_t)pointer;
+    for (const shm_region_t *region = shm->regions; region; region = region->next) {
+        uintptr_t base = (uintptr_t)region->peers[comm->rank];
+        if (first >= base && first - base <= region->bytes &&
+            bytes <= region->bytes - (first - base))
+            return (shm_place_t){region->number, first - base};
+    }
+    return (shm_place_t){.region = -1};
+}
+
+char *mpt_shm_address(const shm_t *shm, int peer, shm_place_t place) {
+    for (const shm_region_t *region = shm->regions; region; region = region->next)
+        if (region->number == place.region)
+            return region->peers[peer] + place.offset;
+    return NULL;
+}

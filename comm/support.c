@@ -1,0 +1,118 @@
+#include "backends.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include "numeric.h"
+#include "pool.h"
+
+/* A task is this many bytes of the result: large enough to hide handing it out, small enough to
+ * balance. */
+#define PIECE_BYTES ((size_t)128 << 10)
+
+typedef struct copy_job {
+    char *dst;
+    const char *src;
+    size_t bytes;
+} copy_job_t;
+
+static void copy_piece(void *ctx, int task, int worker) {
+    (void)worker;
+    const copy_job_t *job = ctx;
+    size_t first = (size_t)task * PIECE_BYTES;
+    memcpy(job->dst + first, job->src + first, mpt_min_bytes(PIECE_BYTES, job->bytes - first));
+}
+
+static mpt_pool_t *pool_of(const mpt_comm_t *comm) {
+    return comm->device ? comm->device->pool : NULL;
+}
+
+void mpt_comm_copy(const mpt_comm_t *comm, void *dst, const void *src, size_t bytes) {
+    mpt_pool_t *pool = pool_of(comm);
+    size_t tasks = mpt_ceil_div(bytes, PIECE_BYTES);
+    if (dst == src || bytes == 0)
+        return;
+    if (!pool || tasks < 2 || tasks > INT32_MAX) {
+        memcpy(dst, src, bytes);
+        return;
+    }
+    copy_job_t job = {dst, src, bytes};
+    mpt_pool_run(pool, copy_piece, &job, (int)tasks);
+}
+
+typedef struct sum_job {
+    char *out;
+    mpt_dtype_t out_dtype;
+    const void *const *sources;
+    int ranks;
+    mpt_dtype_t wire;
+    int64_t count;
+    int64_t piece; /* elements a task */
+} sum_job_t;
+
+static void sum_piece(void *ctx, int task, int worker) {
+    (void)worker;
+    const sum_job_t *job = ctx;
+    const void *sources[MPT_COMM_MAX_RANKS];
+    int64_t first = task * job->piece;
+    int64_t count = job->count - first < job->piece ? job->count - first : job->piece;
+    size_t source_offset = (size_t)first * mpt_dtype_bytes(job->wire);
+    for (int r = 0; r < job->ranks; r++)
+        sources[r] = (const char *)job->sources[r] + source_offset;
+    mpt_tree_sum(job->out + (size_t)first * mpt_dtype_bytes(job->out_dtype), job->out_dtype,
+                 sources, job->ranks, job->wire, count);
+}
+
+void mpt_comm_sum(const mpt_comm_t *comm, void *out, mpt_dtype_t out_dtype,
+                  const void *const *sources, mpt_dtype_t wire, int64_t count) {
+    mpt_pool_t *pool = pool_of(comm);
+    int64_t piece = (int64_t)(PIECE_BYTES / mpt_dtype_bytes(wire));
+    int64_t tasks = (count + piece - 1) / piece;
+    if (!pool || tasks < 2 || tasks > INT32_MAX) {
+        mpt_tree_sum(out, out_dtype, sources, comm->ranks, wire, count);
+        return;
+    }
+    sum_job_t job = {out, out_dtype, sources, comm->ranks, wire, count, piece};
+    mpt_pool_run(pool, sum_piece, &job, (int)tasks);
+}
+
+int mpt_comm_world_rank(const mpt_comm_t *comm, int rank) {
+    return comm->world ? comm->world[rank] : rank;
+}
+
+void mpt_comm_log_error(const mpt_comm_t *comm, const char *text) {
+    mpt_log_error(comm->log, "comm %s rank %d of %d: %s%s%s: %s", comm->ops->name, comm->rank,
+                  comm->ranks, comm->what ? comm->what : "", comm->what ? ": " : "",
+                  comm->op ? comm->op : "create", text);
+}
+
+static void append(char *text, size_t bytes, const char *word, int number) {
+    size_t used = strlen(text);
+    snprintf(text + used, bytes - used, "%s%d", word, number);
+}
+
+void mpt_comm_name_ranks(const mpt_comm_t *comm, const unsigned char *chosen, char *text,
+                         size_t bytes) {
+    enum { SHOWN = 8 };
+    int total = 0, shown = 0;
+    for (int r = 0; r < comm->ranks; r++)
+        total += chosen[r] != 0;
+    snprintf(text, bytes, "%s", total == 1 ? "rank " : "ranks ");
+    for (int r = 0; r < comm->ranks && shown < SHOWN; r++) {
+        if (!chosen[r])
+            continue;
+        const char *word = shown == 0 ? "" : shown == total - 1 ? " and " : ", ";
+        append(text, bytes, word, mpt_comm_world_rank(comm, r));
+        shown++;
+    }
+    if (total > shown) {
+        append(text, bytes, " and ", total - shown);
+        snprintf(text + strlen(text), bytes - strlen(text), " more");
+    }
+}
+
+double mpt_comm_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}

@@ -1,0 +1,66 @@
+/*
+ * Matrix products behind the linear operations: C[i,j] = sum over k of A[i,k] B[k,j], accumulated in
+ * FP32, finished (bias, GELU, rounding, or added to what is there) and written once.
+ *
+ * C is cut into blocks that are the pool's tasks, blocks into tiles of mr x nr, which a level's micro-kernel
+ * (gemm_kernel.h) computes from packed panels of A and B. Every element is summed over k in increasing order in
+ * one chain, whatever the blocks: results do not depend on the number of threads.
+ *
+ *     round: columns [n0, n0+ns) x contraction [k0, k0+ks): B packed once, by all threads, into shared scratch
+ *       task: rows mc x columns nc of C
+ *         slice: kc of the contraction; packed B of it (kc x nc) stays in the second-level cache
+ *           group: some strips of mr rows of A, packed into the thread's own scratch just before use
+ */
+#ifndef MPT_CPU_GEMM_H
+#define MPT_CPU_GEMM_H
+
+#include "level.h"
+
+#define gemm_run MPT_LEVEL_NAME(mpt_cpu_gemm_run)
+#define gemm_scratch_bytes MPT_LEVEL_NAME(mpt_cpu_gemm_scratch_bytes)
+
+/* A [count, k] or B [k, count], element (line i, index k): at i * ld + k where k_contiguous, else at k * ld + i. */
+typedef struct gemm_operand {
+    const void *data;
+    mpt_dtype_t dtype;
+    int64_t count; /* rows of A, columns of B */
+    int64_t ld;
+    int k_contiguous;
+} gemm_operand_t;
+
+typedef enum gemm_finish {
+    GEMM_STORE,      /* out = round(c + bias) */
+    GEMM_GELU,       /* pre = round(c + bias), out = round(gelu(pre)) */
+    GEMM_GELU_SLOPE, /* out = round(c * gelu'(slope_at)) */
+    GEMM_ADD         /* out += c, in FP32 */
+} gemm_finish_t;
+
+/* What becomes of C. Every matrix is dense, [rows of A, columns of B]. */
+typedef struct gemm_output {
+    gemm_finish_t finish;
+    mpt_dtype_t compute;  /* type of bias, pre, slope_at */
+    mpt_dtype_t dtype;    /* type of data: compute, or F32 */
+    int64_t ld;
+    void *data;
+    const void *bias;     /* [columns], or NULL */
+    void *pre;            /* GEMM_GELU */
+    const void *slope_at; /* GEMM_GELU_SLOPE */
+} gemm_output_t;
+
+typedef struct gemm {
+    int64_t k;
+    gemm_operand_t a, b;
+    gemm_output_t out;
+    float *row_sums; /* [rows of A] += sum over k of A[i,k], or NULL */
+} gemm_t;
+
+/**
+ * Compute the product on the pool of `k->device`, with k->scratch.
+ * @return MPT_OK; MPT_ERR_INVALID_ARG (scratch too small, logged; nothing written).
+ */
+mpt_status_t gemm_run(mpt_kernels_t *k, mpt_dtype_t compute, const gemm_t *g);
+
+/** Scratch that suffices for every product of at most m x n x k in `compute`. Pure. */
+size_t gemm_scratch_bytes(mpt_dtype_t compute, int threads, int64_t m, int64_t n, int64_t k);
+
+#endif

@@ -1,0 +1,154 @@
+#include "gemm_kernel.h"
+#include "pack.h"
+
+/*
+ * FP32 products by fused multiply-add, 16-bit operands widened while packing. A panel: for each index of
+ * the contraction MR (or NR) floats. The tile's sums fill most of the vector registers: MR rows of three
+ * vectors.
+ */
+#if VEC_LANES == 16
+#define MR 8
+#else
+#define MR 4
+#endif
+#define NR (3 * VEC_LANES)
+
+/* Lines lie across: each index of the contraction is one short run in memory. */
+VEC_INLINE void pack_across(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
+                            float *panel, int width, mpt_dtype_t dtype)
+{
+    const int step = width < VEC_LANES ? width : VEC_LANES;
+    const int lines = pack_min(op->count - first, width);
+    for (int64_t k = 0; k < count; k++, panel += width) {
+        const int64_t at = (k0 + k) * op->ld + first;
+        for (int j = 0; j < width; j += step) {
+            vec_t v = {0};
+            if (j + step <= lines)
+                v = vec_load(op->data, dtype, at + j, step);
+            else if (j < lines)
+                v = vec_load(op->data, dtype, at + j, lines - j);
+            vec_store_f32(panel + j, step, v);
+        }
+    }
+}
+
+/* A square of `lines` lines and `depth` indices of the contraction, transposed into the panel. */
+VEC_INLINE void pack_square(const gemm_operand_t *op, int64_t line, int lines, int64_t k, int depth,
+                            float *panel, int width, mpt_dtype_t dtype)
+{
+    const int step = width < VEC_LANES ? width : VEC_LANES;
+    vec_u32_t square[VEC_LANES] = {{0}};
+    for (int i = 0; i < lines; i++)
+        square[i] = (vec_u32_t)(depth == VEC_LANES
+                                    ? vec_load(op->data, dtype, (line + i) * op->ld + k, VEC_LANES)
+                                    : vec_load(op->data, dtype, (line + i) * op->ld + k, depth));
+    pack_transpose(square);
+    for (int i = 0; i < depth; i++)
+        vec_store_f32(panel + (int64_t)i * width, step, (vec_t)square[i]);
+}
+
+/* Lines lie along the contraction. */
+VEC_INLINE void pack_along(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
+                           float *panel, int width, mpt_dtype_t dtype)
+{
+    const int step = width < VEC_LANES ? width : VEC_LANES;
+    for (int64_t k = 0; k < count; k += VEC_LANES)
+        for (int j = 0; j < width; j += step) {
+            const int64_t left = op->count - first - j;
+            const int lines = left < 0 ? 0 : pack_min(left, step);
+            pack_square(op, first + j, lines, k0 + k, pack_min(count - k, VEC_LANES),
+                        panel + k * width + j, width, dtype);
+        }
+}
+
+VEC_INLINE void pack_panel(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
+                           float *panel, int width, mpt_dtype_t dtype)
+{
+    if (op->k_contiguous)
+        pack_along(op, first, k0, count, panel, width, dtype);
+    else
+        pack_across(op, first, k0, count, panel, width, dtype);
+}
+
+VEC_INLINE void pack_any(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
+                         float *panel, int width)
+{
+    if (op->dtype == MPT_F32)
+        pack_panel(op, first, k0, count, panel, width, MPT_F32);
+    else if (op->dtype == MPT_BF16)
+        pack_panel(op, first, k0, count, panel, width, MPT_BF16);
+    else
+        pack_panel(op, first, k0, count, panel, width, MPT_F16);
+}
+
+static void pack_a(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count, void *panel)
+{
+    pack_any(op, first, k0, count, panel, MR);
+}
+
+static void pack_b(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count, void *panel)
+{
+    pack_any(op, first, k0, count, panel, NR);
+}
+
+/* Subtracting zero, unlike adding it, leaves every value as it is and costs nothing. */
+VEC_INLINE vec_t broadcast(float value)
+{
+    return value - (vec_t){0};
+}
+
+static void multiply(const void *a, const void *b, int64_t steps, float *c, int load,
+                     gemm_store_t *pending)
+{
+    (void)pending;
+    const float *pa = a, *pb = b;
+    vec_t sum[MR][3];
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; i++)
+#pragma GCC unroll 3
+        for (int j = 0; j < 3; j++)
+            sum[i][j] = load ? vec_load_f32(c + i * NR + j * VEC_LANES, VEC_LANES) : vec_set(0);
+    for (int64_t s = 0; s < steps; s++, pa += MR, pb += NR) {
+        const vec_t b0 = vec_load_f32(pb, VEC_LANES);
+        const vec_t b1 = vec_load_f32(pb + VEC_LANES, VEC_LANES);
+        const vec_t b2 = vec_load_f32(pb + 2 * VEC_LANES, VEC_LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < MR; i++) {
+            const vec_t ai = broadcast(pa[i]);
+            sum[i][0] = vec_fma(ai, b0, sum[i][0]);
+            sum[i][1] = vec_fma(ai, b1, sum[i][1]);
+            sum[i][2] = vec_fma(ai, b2, sum[i][2]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; i++)
+#pragma GCC unroll 3
+        for (int j = 0; j < 3; j++)
+            vec_store_f32(c + i * NR + j * VEC_LANES, VEC_LANES, sum[i][j]);
+}
+
+static void add_row_sums(const void *a, int64_t steps, float *sums, int rows)
+{
+    const float *panel = a;
+    float total[MR] = {0};
+    for (int64_t s = 0; s < steps; s++, panel += MR)
+        for (int i = 0; i < MR; i++)
+            total[i] += panel[i];
+    for (int i = 0; i < rows; i++)
+        sums[i] += total[i];
+}
+
+const gemm_kernel_t gemm_fma_kernel = {
+    .mr = MR,
+    .nr = NR,
+    .k_step = 1,
+    .unit_bytes = 4,
+    .kc_whole = 256,
+    .kc = 256,
+    .nc = 768,
+    .group = 192,
+    .pack_a = pack_a,
+    .pack_b = pack_b,
+    .multiply = multiply,
+    .add_row_sums = add_row_sums,
+};

@@ -1,0 +1,62 @@
+/*
+ * A micro-kernel and its packed formats. A panel holds mr lines of A (or nr of B) over a range of the
+ * contraction, k_step indices at a time: unit_bytes for each line and step, zeros past the operand's
+ * edges. How a step lies inside the panel is the kernel's own business. Pure functions on memory that
+ * the caller owns; panels are aligned to 64 bytes.
+ */
+#ifndef MPT_CPU_GEMM_KERNEL_H
+#define MPT_CPU_GEMM_KERNEL_H
+
+#include "gemm.h"
+#include "gemm_store.h"
+
+#define gemm_fma_kernel MPT_LEVEL_NAME(mpt_cpu_gemm_fma_kernel)
+#define gemm_dot_kernel MPT_LEVEL_NAME(mpt_cpu_gemm_dot_kernel)
+#define gemm_tile_bf16_kernel MPT_LEVEL_NAME(mpt_cpu_gemm_tile_bf16_kernel)
+#define gemm_tile_f16_kernel MPT_LEVEL_NAME(mpt_cpu_gemm_tile_f16_kernel)
+
+#define GEMM_MAX_TILE 1024 /* mr * nr at most */
+
+/* Pack `count` indices of the contraction from k0 on, of the lines from `first` on. */
+typedef void (*gemm_pack_t)(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
+                            void *panel);
+
+typedef struct gemm_kernel {
+    int mr, nr;
+    int k_step, unit_bytes;
+    int64_t kc_whole; /* a contraction up to this long is one slice */
+    int64_t kc, nc;   /* longest slice otherwise, widest block */
+    int64_t group;    /* rows of A packed at once, a multiple of mr */
+    gemm_pack_t pack_a, pack_b;
+    /* c[mr][nr] = (load ? c : 0) + panel product, over `steps` steps. Meanwhile, `pending` (an earlier
+     * tile, or NULL) may be stored: what is left of it is the caller's to finish. */
+    void (*multiply)(const void *a, const void *b, int64_t steps, float *c, int load,
+                     gemm_store_t *pending);
+    /* sums[i] += the sum of row i of a packed panel of A, for i < rows. */
+    void (*add_row_sums)(const void *a, int64_t steps, float *sums, int rows);
+    void (*begin)(void); /* around a task, on its thread; NULL: nothing to do */
+    void (*end)(void);
+} gemm_kernel_t;
+
+extern const gemm_kernel_t gemm_fma_kernel;       /* any type, widened to FP32; every level */
+extern const gemm_kernel_t gemm_dot_kernel;       /* BF16; avx512_bf16 */
+extern const gemm_kernel_t gemm_tile_bf16_kernel; /* BF16; amx */
+extern const gemm_kernel_t gemm_tile_f16_kernel;  /* F16 as two BF16 terms; amx */
+
+/** The kernel for a compute type at this level. */
+static inline const gemm_kernel_t *gemm_kernel_for(mpt_dtype_t compute)
+{
+#if defined(MPT_LEVEL_AMX)
+    if (compute == MPT_F16)
+        return &gemm_tile_f16_kernel;
+    if (compute == MPT_BF16)
+        return &gemm_tile_bf16_kernel;
+#elif defined(MPT_LEVEL_AVX512_BF16)
+    if (compute == MPT_BF16)
+        return &gemm_dot_kernel;
+#endif
+    (void)compute;
+    return &gemm_fma_kernel;
+}
+
+#endif

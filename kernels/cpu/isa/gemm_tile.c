@@ -1,0 +1,277 @@
+#include "gemm_kernel.h"
+
+#if defined(MPT_LEVEL_AMX)
+
+#include "pack_pairs.h"
+
+/*
+ * BF16 products by tiles of 16 rows by 64 bytes, four tiles of sums at a time. One step of a panel is 32
+ * indices of the contraction for 32 lines, two tiles of 1 KiB: a tile of A holds 16 rows of 16 pairs, a tile of
+ * B 16 pairs of 16 columns. Tiles take denormal inputs as zero and flush denormal sums.
+ *
+ * FP16 runs on the same tiles. An FP16 number is hi + lo, both BF16: 11 significant bits are 8, and 3 with a
+ * sign, and neither term is ever denormal in BF16. A step of a panel is then two tiles of hi and two of lo, and
+ * a product hi hi + hi lo + lo hi; lo lo, below 2^-18 of it, is left out. An infinity has lo = 0, so
+ * that infinity times a number can come out NaN instead of infinity: not finite either way.
+ */
+#define MR 32
+#define NR 32
+#define TILE_BYTES 1024
+#define STEP_BYTES (2 * TILE_BYTES)
+#define PITCH (NR * (int)sizeof(float))
+
+typedef struct tile_config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} tile_config_t;
+
+/* The compiler sees only the first eight bytes of what _tile_loadconfig reads: a constant, or it drops the rest. */
+static const tile_config_t config = {
+    .palette = 1,
+    .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+    .rows = {16, 16, 16, 16, 16, 16, 16, 16},
+};
+
+static void begin(void)
+{
+    _tile_loadconfig(&config);
+}
+
+static void end(void)
+{
+    _tile_release();
+}
+
+/* ---- packing ----------------------------------------------------------------------------------- */
+
+VEC_INLINE void write_tile(void *to, const vec_u32_t square[PAIRS])
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < PAIRS; i++)
+        memcpy((char *)to + 64 * i, &square[i], 64);
+}
+
+/* Split a word's two FP16 elements into words of their hi and lo terms. */
+VEC_INLINE void split_words(vec_u32_t words, vec_u32_t *hi_p, vec_u32_t *lo_p)
+{
+    const __m512 left = _mm512_cvtph_ps(_mm512_castsi512_si256((__m512i)words));
+    const __m512 right = _mm512_cvtph_ps(_mm512_extracti64x4_epi64((__m512i)words, 1));
+    const __m512bh hi = _mm512_cvtne2ps_pbh(right, left);
+    const __m256bh left_hi = (__m256bh)_mm512_castsi512_si256((__m512i)hi);
+    const __m256bh right_hi = (__m256bh)_mm512_extracti64x4_epi64((__m512i)hi, 1);
+    const __m512 left_lo = _mm512_sub_ps(left, _mm512_cvtpbh_ps(left_hi));
+    const __m512 right_lo = _mm512_sub_ps(right, _mm512_cvtpbh_ps(right_hi));
+    const __mmask16 left_finite = _mm512_cmp_ps_mask(left_lo, left_lo, _CMP_ORD_Q);
+    const __mmask16 right_finite = _mm512_cmp_ps_mask(right_lo, right_lo, _CMP_ORD_Q);
+    *hi_p = (vec_u32_t)hi;
+    *lo_p = (vec_u32_t)_mm512_cvtne2ps_pbh(_mm512_maskz_mov_ps(right_finite, right_lo),
+                                           _mm512_maskz_mov_ps(left_finite, left_lo));
+}
+
+VEC_INLINE void write_split(char *to, const vec_u32_t square[PAIRS])
+{
+    for (int i = 0; i < PAIRS; i++) {
+        vec_u32_t hi, lo;
+        split_words(square[i], &hi, &lo);
+        memcpy(to + 64 * i, &hi, 64);
+        memcpy(to + STEP_BYTES + 64 * i, &lo, 64);
+    }
+}
+
+VEC_INLINE void pack_panel(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
+                           char *panel, int by_line, int split)
+{
+    for (int64_t k = 0; k < count; k += PAIRS_DEPTH, panel += STEP_BYTES << split)
+        for (int half = 0; half < 2; half++) {
+            vec_u32_t square[PAIRS];
+            pairs_square(op, first + half * PAIRS, k0 + k, pack_min(count - k, PAIRS_DEPTH),
+                         by_line, square);
+            if (split)
+                write_split(panel + half * TILE_BYTES, square);
+            else
+                write_tile(panel + half * TILE_BYTES, square);
+        }
+}
+
+static void pack_a_bf16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count, void *panel)
+{
+    pack_panel(op, first, k0, count, panel, 1, 0);
+}
+
+static void pack_b_bf16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count, void *panel)
+{
+    pack_panel(op, first, k0, count, panel, 0, 0);
+}
+
+static void pack_a_f16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count, void *panel)
+{
+    pack_panel(op, first, k0, count, panel, 1, 1);
+}
+
+static void pack_b_f16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count, void *panel)
+{
+    pack_panel(op, first, k0, count, panel, 0, 1);
+}
+
+/* ---- products ---------------------------------------------------------------------------------- *
+ * Tiles 0 to 3 are the sums, 4 and 5 of A, 6 and 7 of B. */
+
+VEC_INLINE void start_sums(const float *c, int load)
+{
+    /* Tile loads do not tell the compiler that they read memory: what was stored before must be there. */
+    __asm__ volatile("" ::: "memory");
+    if (load) {
+        _tile_loadd(0, c, PITCH);
+        _tile_loadd(1, c + 16, PITCH);
+        _tile_loadd(2, c + 16 * NR, PITCH);
+        _tile_loadd(3, c + 16 * NR + 16, PITCH);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+}
+
+VEC_INLINE void store_sums(float *c)
+{
+    _tile_stored(0, c, PITCH);
+    _tile_stored(1, c + 16, PITCH);
+    _tile_stored(2, c + 16 * NR, PITCH);
+    _tile_stored(3, c + 16 * NR + 16, PITCH);
+}
+
+VEC_INLINE void load_a(const char *a)
+{
+    _tile_loadd(4, a, 64);
+    _tile_loadd(5, a + TILE_BYTES, 64);
+}
+
+VEC_INLINE void load_b(const char *b)
+{
+    _tile_loadd(6, b, 64);
+    _tile_loadd(7, b + TILE_BYTES, 64);
+}
+
+VEC_INLINE void add_products(void)
+{
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+}
+
+/* Rows of the pending tile to store in each step, so that all are stored by the last. */
+static int rows_a_step(const gemm_store_t *pending, int64_t steps)
+{
+    return pending ? (int)((pending->rows - pending->next + steps - 1) / steps) : 0;
+}
+
+static void multiply_bf16(const void *a, const void *b, int64_t steps, float *c, int load,
+                          gemm_store_t *pending)
+{
+    const char *pa = a, *pb = b;
+    const int rows = rows_a_step(pending, steps);
+    start_sums(c, load);
+    for (int64_t s = 0; s < steps; s++, pa += STEP_BYTES, pb += STEP_BYTES) {
+        load_a(pa);
+        load_b(pb);
+        add_products();
+        if (rows)
+            gemm_store_some(pending, rows);
+    }
+    store_sums(c);
+}
+
+static void multiply_f16(const void *a, const void *b, int64_t steps, float *c, int load,
+                         gemm_store_t *pending)
+{
+    const char *pa = a, *pb = b;
+    const int rows = rows_a_step(pending, steps);
+    start_sums(c, load);
+    for (int64_t s = 0; s < steps; s++, pa += 2 * STEP_BYTES, pb += 2 * STEP_BYTES) {
+        load_a(pa);
+        load_b(pb + STEP_BYTES);
+        add_products();
+        load_b(pb);
+        add_products();
+        load_a(pa + STEP_BYTES);
+        add_products();
+        if (rows)
+            gemm_store_some(pending, rows);
+    }
+    store_sums(c);
+}
+
+/* ---- row sums ---------------------------------------------------------------------------------- */
+
+/* Sums over the panel of row i of each of 16 rows, of which the words lie `stride` bytes apart from step to step. */
+VEC_INLINE void add_tile_sums(const char *tile, int64_t steps, int64_t stride, int terms,
+                              float *sums, int rows)
+{
+    const vec_u32_t ones = (vec_u32_t)_mm512_set1_epi32(0x3f803f80);
+    vec_t total[PAIRS] = {{0}};
+    for (int64_t s = 0; s < steps; s++, tile += stride)
+        for (int term = 0; term < terms; term++)
+#pragma GCC unroll 16
+            for (int i = 0; i < PAIRS; i++)
+                total[i] = pairs_dot(
+                    total[i],
+                    (vec_u32_t)_mm512_loadu_si512(tile + term * STEP_BYTES + 64 * i), ones);
+    for (int i = 0; i < rows; i++)
+        sums[i] += vec_sum(total[i]);
+}
+
+VEC_INLINE void add_panel_sums(const char *panel, int64_t steps, int terms, float *sums, int rows)
+{
+    const int64_t stride = (int64_t)terms * STEP_BYTES;
+    add_tile_sums(panel, steps, stride, terms, sums, pack_min(rows, PAIRS));
+    add_tile_sums(panel + TILE_BYTES, steps, stride, terms, sums + PAIRS, rows - PAIRS);
+}
+
+static void add_row_sums_bf16(const void *a, int64_t steps, float *sums, int rows)
+{
+    add_panel_sums(a, steps, 1, sums, rows);
+}
+
+static void add_row_sums_f16(const void *a, int64_t steps, float *sums, int rows)
+{
+    add_panel_sums(a, steps, 2, sums, rows);
+}
+
+const gemm_kernel_t gemm_tile_bf16_kernel = {
+    .mr = MR,
+    .nr = NR,
+    .k_step = PAIRS_DEPTH,
+    .unit_bytes = 64,
+    .kc_whole = 1024,
+    .kc = 512,
+    .nc = 768,
+    .group = 32,
+    .pack_a = pack_a_bf16,
+    .pack_b = pack_b_bf16,
+    .multiply = multiply_bf16,
+    .add_row_sums = add_row_sums_bf16,
+    .begin = begin,
+    .end = end,
+};
+
+const gemm_kernel_t gemm_tile_f16_kernel = {
+    .mr = MR,
+    .nr = NR,
+    .k_step = PAIRS_DEPTH,
+    .unit_bytes = 128,
+    .kc_whole = 512,
+    .kc = 256,
+    .nc = 768,
+    .group = 32,
+    .pack_a = pack_a_f16,
+    .pack_b = pack_b_f16,
+    .multiply = multiply_f16,
+    .add_row_sums = add_row_sums_f16,
+    .begin = begin,
+    .end = end,
+};
+
+#endif

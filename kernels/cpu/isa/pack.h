@@ -1,0 +1,54 @@
+/*
+ * Reading squares of an operand for packing: VEC_LANES words of 32 bits a side, in the order of the contraction
+ * that the packed format wants, zeros past the operand's edges. A word is an FP32 value, or two
+ * consecutive 16-bit elements of one line. Nothing past the last element of a line is read.
+ */
+#ifndef MPT_CPU_PACK_H
+#define MPT_CPU_PACK_H
+
+#include "gemm.h"
+#include "vec.h"
+
+/* Which lanes pair up when two vectors are interleaved; the low halves and the high halves. */
+#if VEC_LANES == 16
+#define PACK_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define PACK_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif VEC_LANES == 8
+#define PACK_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define PACK_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define PACK_LOW 0, 4, 1, 5
+#define PACK_HIGH 2, 6, 3, 7
+#endif
+
+/* One perfect shuffle of the rows' lanes: log2(VEC_LANES) of them transpose. */
+VEC_INLINE void pack_shuffle(const vec_u32_t in[VEC_LANES], vec_u32_t out[VEC_LANES])
+{
+#pragma GCC unroll 8
+    for (int i = 0; i < VEC_LANES / 2; i++) {
+        out[2 * i] = __builtin_shufflevector(in[i], in[i + VEC_LANES / 2], PACK_LOW);
+        out[2 * i + 1] = __builtin_shufflevector(in[i], in[i + VEC_LANES / 2], PACK_HIGH);
+    }
+}
+
+/** Transpose a square in place: lane j of vector i becomes lane i of vector j. */
+VEC_INLINE void pack_transpose(vec_u32_t square[VEC_LANES])
+{
+    vec_u32_t other[VEC_LANES];
+    pack_shuffle(square, other);
+    pack_shuffle(other, square);
+#if VEC_LANES == 8
+    pack_shuffle(square, other);
+    memcpy(square, other, sizeof other);
+#elif VEC_LANES == 16
+    pack_shuffle(square, other);
+    pack_shuffle(other, square);
+#endif
+}
+
+static inline int pack_min(int64_t a, int b)
+{
+    return a < b ? (int)a : b;
+}
+
+#endif

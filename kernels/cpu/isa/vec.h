@@ -1,0 +1,401 @@
+/*
+ * FP32 vectors at the width of the instruction level that a file is compiled for: 4, 8 or 16 lanes.
+ * Arithmetic is the compiler's own on vec_t (+ - * /); this header adds what the operators lack: loads
+ * and stores of F32, BF16 and F16 arrays with the conversions of numeric.h bit for bit, tails that touch
+ * no byte outside their array, fused multiply-add, square root, folds, exp.
+ *
+ * Functions that take `lanes` handle the first `lanes` elements (1 to VEC_LANES); lanes past them load
+ * as zero and are not stored. Called with the constant VEC_LANES they are one instruction or two.
+ * Pure functions; round to nearest even is assumed to be the rounding mode.
+ */
+#ifndef MPT_CPU_VEC_H
+#define MPT_CPU_VEC_H
+
+#include "numeric.h"
+
+#if defined(MPT_LEVEL_PORTABLE)
+#define VEC_LANES 4
+#elif defined(MPT_LEVEL_AVX2)
+#include <immintrin.h>
+#define VEC_LANES 8
+#else
+#include <immintrin.h>
+#define VEC_LANES 16
+#define VEC_AVX512 1
+#endif
+
+#define VEC_INLINE static inline __attribute__((always_inline, unused))
+
+typedef float vec_t __attribute__((vector_size(4 * VEC_LANES)));
+typedef int32_t vec_i32_t __attribute__((vector_size(4 * VEC_LANES)));
+typedef uint32_t vec_u32_t __attribute__((vector_size(4 * VEC_LANES)));
+typedef uint16_t vec_u16_t __attribute__((vector_size(2 * VEC_LANES)));
+/* Half as many doubles fill the same register. */
+#define VEC_F64_LANES (VEC_LANES / 2)
+typedef double vec_f64_t __attribute__((vector_size(8 * VEC_F64_LANES)));
+
+/* ---- arithmetic -------------------------------------------------------------------------------- */
+
+VEC_INLINE vec_t vec_set(float value)
+{
+    return (vec_t){0} + value;
+}
+
+VEC_INLINE vec_u32_t vec_set_u32(uint32_t value)
+{
+    return (vec_u32_t){0} + value;
+}
+
+/** a * b + c: rounded once from avx2 on, twice at the portable level. */
+VEC_INLINE vec_t vec_fma(vec_t a, vec_t b, vec_t c)
+{
+#if defined(VEC_AVX512)
+    return (vec_t)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(MPT_LEVEL_AVX2)
+    return (vec_t)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
+/** Lanes of `a` where `mask` is all ones, of `b` where it is zero. */
+VEC_INLINE vec_t vec_select(vec_i32_t mask, vec_t a, vec_t b)
+{
+    return (vec_t)(((vec_i32_t)a & mask) | ((vec_i32_t)b & ~mask));
+}
+
+VEC_INLINE vec_u32_t vec_select_u32(vec_i32_t mask, vec_u32_t a, vec_u32_t b)
+{
+    return (a & (vec_u32_t)mask) | (b & ~(vec_u32_t)mask);
+}
+
+/** a > b ? a : b in each lane; where either is NaN, b. */
+VEC_INLINE vec_t vec_max(vec_t a, vec_t b)
+{
+#if defined(VEC_AVX512)
+    return (vec_t)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(MPT_LEVEL_AVX2)
+    return (vec_t)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return vec_select(a > b, a, b);
+#endif
+}
+
+/** a < b ? a : b in each lane; where either is NaN, b. */
+VEC_INLINE vec_t vec_min(vec_t a, vec_t b)
+{
+#if defined(VEC_AVX512)
+    return (vec_t)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(MPT_LEVEL_AVX2)
+    return (vec_t)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return vec_select(a < b, a, b);
+#endif
+}
+
+VEC_INLINE vec_i32_t vec_max_i32(vec_i32_t a, vec_i32_t b)
+{
+#if defined(VEC_AVX512)
+    return (vec_i32_t)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(MPT_LEVEL_AVX2)
+    return (vec_i32_t)_mm256_max_epi32((__m256i)a, (__m256i)b);
+#else
+    const vec_i32_t above = a > b;
+    return (a & above) | (b & ~above);
+#endif
+}
+
+/** Correctly rounded square root. */
+VEC_INLINE vec_t vec_sqrt(vec_t x)
+{
+#if defined(VEC_AVX512)
+    return (vec_t)_mm512_sqrt_ps((__m512)x);
+#elif defined(MPT_LEVEL_AVX2)
+    return (vec_t)_mm256_sqrt_ps((__m256)x);
+#else
+    for (int lane = 0; lane < VEC_LANES; lane++)
+        x[lane] = __builtin_sqrtf(x[lane]);
+    return x;
+#endif
+}
+
+/** Sum over lanes: halves are added until one value is left. */
+VEC_INLINE float vec_sum(vec_t x)
+{
+#if VEC_LANES == 4
+    return (x[0] + x[2]) + (x[1] + x[3]);
+#else
+    typedef float quarter_t __attribute__((vector_size(16)));
+    typedef float eight_t __attribute__((vector_size(32)));
+#if VEC_LANES == 16
+    const eight_t eight = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
+                          __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+    const eight_t eight = x;
+#endif
+    const quarter_t four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+                           __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+    return (four[0] + four[2]) + (four[1] + four[3]);
+#endif
+}
+
+/** The lower half of the lanes as doubles. */
+VEC_INLINE vec_f64_t vec_widen_low(vec_t x)
+{
+#if VEC_LANES == 16
+    return __builtin_convertvector(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7),
+                                   vec_f64_t);
+#elif VEC_LANES == 8
+    return __builtin_convertvector(__builtin_shufflevector(x, x, 0, 1, 2, 3), vec_f64_t);
+#else
+    return __builtin_convertvector(__builtin_shufflevector(x, x, 0, 1), vec_f64_t);
+#endif
+}
+
+/** The upper half of the lanes as doubles. */
+VEC_INLINE vec_f64_t vec_widen_high(vec_t x)
+{
+#if VEC_LANES == 16
+    return __builtin_convertvector(__builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15),
+                                   vec_f64_t);
+#elif VEC_LANES == 8
+    return __builtin_convertvector(__builtin_shufflevector(x, x, 4, 5, 6, 7), vec_f64_t);
+#else
+    return __builtin_convertvector(__builtin_shufflevector(x, x, 2, 3), vec_f64_t);
+#endif
+}
+
+/** The largest lane; NaN lanes may be passed over. */
+VEC_INLINE float vec_max_lane(vec_t x)
+{
+    float largest = x[0];
+    for (int lane = 1; lane < VEC_LANES; lane++)
+        largest = x[lane] > largest ? x[lane] : largest;
+    return largest;
+}
+
+VEC_INLINE int32_t vec_max_lane_i32(vec_i32_t x)
+{
+    int32_t largest = x[0];
+    for (int lane = 1; lane < VEC_LANES; lane++)
+        largest = x[lane] > largest ? x[lane] : largest;
+    return largest;
+}
+
+/* ---- conversions ------------------------------------------------------------------------------- */
+
+VEC_INLINE vec_u32_t vec_widen_u16(vec_u16_t x)
+{
+    return __builtin_convertvector(x, vec_u32_t);
+}
+
+/** The low halves of values below 65536. */
+VEC_INLINE vec_u16_t vec_narrow_u32(vec_u32_t x)
+{
+#if defined(MPT_LEVEL_AVX2)
+    const __m256i packed = _mm256_packus_epi32((__m256i)x, (__m256i)x);
+    return (vec_u16_t)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+#else
+    return __builtin_convertvector(x, vec_u16_t);
+#endif
+}
+
+VEC_INLINE vec_t vec_from_bf16(vec_u16_t bits)
+{
+    return (vec_t)(vec_widen_u16(bits) << 16);
+}
+
+/* Integer arithmetic at every level: the processor's own instruction flushes denormals to zero. */
+VEC_INLINE vec_u16_t vec_to_bf16(vec_t value)
+{
+    const vec_u32_t bits = (vec_u32_t)value;
+    const vec_u32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const vec_u32_t quiet = (bits >> 16) | 0x0040u;
+    const vec_i32_t is_nan = value != value;
+    return vec_narrow_u32(vec_select_u32(is_nan, quiet, rounded));
+}
+
+VEC_INLINE vec_t vec_from_f16(vec_u16_t bits)
+{
+#if defined(VEC_AVX512)
+    return (vec_t)_mm512_cvtph_ps((__m256i)bits);
+#elif defined(MPT_LEVEL_AVX2)
+    return (vec_t)_mm256_cvtph_ps((__m128i)bits);
+#else
+    const vec_u32_t wide = vec_widen_u16(bits);
+    const vec_u32_t magnitude = wide & 0x7fffu;
+    const vec_u32_t normal = (magnitude << 13) + (112u << 23);
+    const vec_t subnormal = __builtin_convertvector((vec_i32_t)magnitude, vec_t) * 0x1p-24f;
+    const vec_u32_t quiet = (vec_u32_t)(magnitude > 0x7c00u) & 0x00400000u;
+    const vec_u32_t special = (magnitude << 13) | 0x7f800000u | quiet;
+    vec_u32_t out = vec_select_u32(magnitude < 0x0400u, (vec_u32_t)subnormal, normal);
+    out = vec_select_u32(magnitude >= 0x7c00u, special, out);
+    return (vec_t)(out | ((wide & 0x8000u) << 16));
+#endif
+}
+
+VEC_INLINE vec_u16_t vec_to_f16(vec_t value)
+{
+#if defined(VEC_AVX512)
+    return (vec_u16_t)_mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(MPT_LEVEL_AVX2)
+    return (vec_u16_t)_mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT);
+#else
+    const vec_u32_t bits = (vec_u32_t)value;
+    const vec_u32_t magnitude = bits & 0x7fffffffu;
+    const vec_u32_t normal =
+        (magnitude - (112u << 23) + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
+    /* Adding 0.5 puts the last place of the sum at 2^-24, that of FP16's subnormals. */
+    const vec_u32_t subnormal = (vec_u32_t)((vec_t)magnitude + 0.5f) - 0x3f000000u;
+    const vec_u32_t quiet = 0x7e00u | ((magnitude >> 13) & 0x03ffu);
+    vec_u32_t out = vec_select_u32(magnitude < 0x38800000u, subnormal, normal);
+    out = vec_select_u32(magnitude >= 0x477ff000u, vec_set_u32(0x7c00u), out);
+    out = vec_select_u32(magnitude > 0x7f800000u, quiet, out);
+    return vec_narrow_u32(out | ((bits >> 16) & 0x8000u));
+#endif
+}
+
+/* ---- memory ------------------------------------------------------------------------------------ */
+
+#if defined(VEC_AVX512)
+VEC_INLINE __mmask16 vec_mask(int lanes)
+{
+    return (__mmask16)((1u << lanes) - 1u);
+}
+#endif
+
+VEC_INLINE vec_t vec_load_f32(const float *array, int lanes)
+{
+    vec_t value = {0};
+    if (lanes == VEC_LANES)
+        memcpy(&value, array, sizeof value);
+    else
+#if defined(VEC_AVX512)
+        value = (vec_t)_mm512_maskz_loadu_ps(vec_mask(lanes), array);
+#else
+        memcpy(&value, array, (size_t)lanes * sizeof *array);
+#endif
+    return value;
+}
+
+VEC_INLINE void vec_store_f32(float *array, int lanes, vec_t value)
+{
+    if (lanes == VEC_LANES)
+        memcpy(array, &value, sizeof value);
+    else
+#if defined(VEC_AVX512)
+        _mm512_mask_storeu_ps(array, vec_mask(lanes), (__m512)value);
+#else
+        memcpy(array, &value, (size_t)lanes * sizeof *array);
+#endif
+}
+
+VEC_INLINE vec_u16_t vec_load_u16(const uint16_t *array, int lanes)
+{
+    vec_u16_t value = {0};
+    if (lanes == VEC_LANES)
+        memcpy(&value, array, sizeof value);
+    else
+#if defined(VEC_AVX512)
+        value = (vec_u16_t)_mm256_maskz_loadu_epi16(vec_mask(lanes), array);
+#else
+        memcpy(&value, array, (size_t)lanes * sizeof *array);
+#endif
+    return value;
+}
+
+VEC_INLINE void vec_store_u16(uint16_t *array, int lanes, vec_u16_t value)
+{
+    if (lanes == VEC_LANES)
+        memcpy(array, &value, sizeof value);
+    else
+#if defined(VEC_AVX512)
+        _mm256_mask_storeu_epi16(array, vec_mask(lanes), (__m256i)value);
+#else
+        memcpy(array, &value, (size_t)lanes * sizeof *array);
+#endif
+}
+
+/** Elements [first, first + lanes) of an array of F32, BF16 or F16, widened to FP32. */
+VEC_INLINE vec_t vec_load(const void *array, mpt_dtype_t dtype, int64_t first, int lanes)
+{
+    if (dtype == MPT_F32)
+        return vec_load_f32((const float *)array + first, lanes);
+    const vec_u16_t bits = vec_load_u16((const uint16_t *)array + first, lanes);
+    return dtype == MPT_BF16 ? vec_from_bf16(bits) : vec_from_f16(bits);
+}
+
+/** Round once to F32, BF16 or F16 and store. */
+VEC_INLINE void vec_store(void *array, mpt_dtype_t dtype, int64_t first, int lanes, vec_t value)
+{
+    if (dtype == MPT_F32)
+        vec_store_f32((float *)array + first, lanes, value);
+    else
+        vec_store_u16((uint16_t *)array + first, lanes,
+                      dtype == MPT_BF16 ? vec_to_bf16(value) : vec_to_f16(value));
+}
+
+/** The value after one rounding to `dtype`. */
+VEC_INLINE vec_t vec_round(vec_t value, mpt_dtype_t dtype)
+{
+    if (dtype == MPT_F32)
+        return value;
+    return dtype == MPT_BF16 ? vec_from_bf16(vec_to_bf16(value))
+                             : vec_from_f16(vec_to_f16(value));
+}
+
+/** The first `lanes` lanes of `value`, zero in the others. */
+VEC_INLINE vec_t vec_first(vec_t value, int lanes)
+{
+#if defined(VEC_AVX512)
+    return (vec_t)_mm512_maskz_mov_ps(vec_mask(lanes), (__m512)value);
+#else
+    for (int lane = lanes; lane < VEC_LANES; lane++)
+        value[lane] = 0.0f;
+    return value;
+#endif
+}
+
+/* ---- exp --------------------------------------------------------------------------------------- */
+
+/** p * 2^n for whole n in [-150, 128] and p near 1; denormal results are rounded once. */
+VEC_INLINE vec_t vec_scale_exponent(vec_t p, vec_t n, vec_i32_t n_int)
+{
+#if defined(VEC_AVX512)
+    (void)n_int;
+    return (vec_t)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+    (void)n;
+    /* 2^n itself may lie outside FP32; the halves do not, and only the last product can round. */
+    const vec_i32_t half = n_int >> 1;
+    const vec_t low = (vec_t)((vec_u32_t)(half + 127) << 23);
+    const vec_t high = (vec_t)((vec_u32_t)(n_int - half + 127) << 23);
+    return p * low * high;
+#endif
+}
+
+/**
+ * e^x within 2 units in the last place; 0 at -inf, inf at +inf, NaN at NaN.
+ * x = n ln 2 + r with |r| <= ln 2 / 2; e^r by a polynomial of degree 6 whose first two coefficients are 1
+ * and the rest minimax in relative error (3e-9).
+ */
+VEC_INLINE vec_t vec_exp(vec_t x)
+{
+    /* Adding and taking off 1.5 * 2^23 rounds to a whole number, whose low bits the sum then shows. */
+    const vec_t to_integer = vec_set(0x1.8p23f);
+    x = vec_max(vec_set(-105.0f), vec_min(vec_set(89.0f), x));
+    const vec_t shifted = vec_fma(x, vec_set(0x1.715476p0f), to_integer);
+    const vec_t n = shifted - to_integer;
+    /* ln 2 in two parts, the first of 9 bits, so that n times it is exact without FMA as well. */
+    vec_t r = vec_fma(n, vec_set(-0x1.63p-1f), x);
+    r = vec_fma(n, vec_set(0x1.bd0106p-13f), r);
+    vec_t q = vec_set(0x1.6a2244p-10f);
+    q = vec_fma(q, r, vec_set(0x1.123b0ep-7f));
+    q = vec_fma(q, r, vec_set(0x1.5558f8p-5f));
+    q = vec_fma(q, r, vec_set(0x1.555490p-3f));
+    q = vec_fma(q, r, vec_set(0x1.fffffcp-2f));
+    const vec_t p = vec_fma(q, r * r, r) + 1.0f;
+    return vec_scale_exponent(p, n, (vec_i32_t)shifted - (vec_i32_t)to_integer);
+}
+
+#endif

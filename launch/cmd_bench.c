@@ -1,0 +1,16 @@
+#include <string.h>
+#include "launch.h"
+
+int mpt_cmd_bench(int argc, char **argv)
+{
+    static const mpt_verb_t verbs[] = {
+        {"step", mpt_bench_step, "whole training steps, against the machine's matrix peak"},
+        {"kernels", NULL, "each operation alone"},
+        {"comm", NULL, "each collective alone"},
+        {"scaling", NULL, "steps over more and more ranks"},
+    };
+    int verb_count = sizeof(verbs) / sizeof(verbs[0]);
+    if (argc > 0 && strcmp(argv[0], "--help") != 0 && strcmp(argv[0], "-h") != 0)
+        return mpt_verb_run("mpt-ddp bench", verbs, verb_count, argc, argv);
+    return mpt_verb_help("mpt-ddp bench", verbs, verb_count, argc);
+}

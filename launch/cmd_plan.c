@@ -1,0 +1,146 @@
+#include <stdio.h>
+#include "format.h"
+#include "launch.h"
+#include "options.h"
+
+static void print_memory(const mpt_plan_t *plan)
+{
+    printf("\n%-34s %16s %12s %7s\n", "memory of a rank", "bytes", "", "share");
+    for (int i = 0; i < plan->memory_rows; i++)
+        printf("  %-32s %16lld %12s %6.1f%%\n", plan->memory[i].use,
+               (long long)plan->memory[i].bytes,
+               mpt_format_bytes((double)plan->memory[i].bytes).s,
+               plan->bytes > 0 ? 100.0 * (double)plan->memory[i].bytes / (double)plan->bytes : 0.0);
+    printf("  %-32s %16lld %12s\n", "total", (long long)plan->bytes,
+           mpt_format_bytes((double)plan->bytes).s);
+    if (plan->ranks > 1)
+        printf("  %-32s %16lld %12s\n", "all ranks", (long long)plan->bytes * plan->ranks,
+               mpt_format_bytes((double)plan->bytes * plan->ranks).s);
+}
+
+static void print_flops(const mpt_plan_t *plan)
+{
+    const double per_token[] = {plan->flops_6nd_per_token, plan->flops_model_per_token,
+                                plan->flops_causal_per_token};
+    static const char *const names[] = {"6ND (Chinchilla)", "PaLM (6N + 12LHQT)", "causal"};
+    printf("\n%-34s %16s %16s\n", "FLOPs, forward and backward", "a token", "a step");
+    for (int i = 0; i < 3; i++)
+        printf("  %-32s %16s %16s\n", names[i], mpt_format_si(per_token[i]).s,
+               mpt_format_si(per_token[i] * (double)plan->tokens_per_step).s);
+}
+
+static void print_precisions(const mpt_plan_t *plan)
+{
+    printf("\n%-20s %-10s %-10s %-12s %-10s %-10s\n", "operation", "input", "math", "accumulate",
+           "output", "gradient");
+    for (int i = 0; i < plan->precision_rows; i++)
+        printf("  %-18s %-10s %-10s %-12s %-10s %-10s\n", plan->precision[i].op,
+               plan->precision[i].input, plan->precision[i].math, plan->precision[i].accumulate,
+               plan->precision[i].output, plan->precision[i].gradient);
+}
+
+static void print_tables(const mpt_plan_t *plan)
+{
+    printf("%s parameters (%lld; padded %lld), %s, gradients on the wire %s\n",
+           mpt_format_si((double)plan->parameters).s, (long long)plan->parameters,
+           (long long)plan->padded_parameters, plan->compute, plan->reduce);
+    printf("%d rank%s x %d thread%s (%s), shard %s, %lld tokens a step in %lld micro-step%s\n",
+           plan->ranks, plan->ranks > 1 ? "s" : "", plan->threads, plan->threads > 1 ? "s" : "",
+           plan->isa, plan->shard, (long long)plan->tokens_per_step, (long long)plan->micro_steps,
+           plan->micro_steps > 1 ? "s" : "");
+    printf("compute-optimal training: %s tokens (20 a parameter, Hoffmann et al. 2022), %s steps\n",
+           mpt_format_si(plan->chinchilla_tokens).s,
+           mpt_format_si(plan->chinchilla_tokens / (double)plan->tokens_per_step).s);
+    print_memory(plan);
+    print_flops(plan);
+    print_precisions(plan);
+}
+
+static void write_precisions(mpt_json_t *json, const mpt_plan_t *plan)
+{
+    mpt_json_open(json, "precision", '[');
+    for (int i = 0; i < plan->precision_rows; i++) {
+        mpt_json_open(json, NULL, '{');
+        mpt_json_text(json, "op", plan->precision[i].op);
+        mpt_json_text(json, "input", plan->precision[i].input);
+        mpt_json_text(json, "math", plan->precision[i].math);
+        mpt_json_text(json, "accumulate", plan->precision[i].accumulate);
+        mpt_json_text(json, "output", plan->precision[i].output);
+        mpt_json_text(json, "gradient", plan->precision[i].gradient);
+        mpt_json_close(json, '}');
+    }
+    mpt_json_close(json, ']');
+}
+
+static void write_memory(mpt_json_t *json, const mpt_plan_t *plan)
+{
+    mpt_json_open(json, "memory", '[');
+    for (int i = 0; i < plan->memory_rows; i++) {
+        mpt_json_open(json, NULL, '{');
+        mpt_json_text(json, "use", plan->memory[i].use);
+        mpt_json_int(json, "bytes", plan->memory[i].bytes);
+        mpt_json_close(json, '}');
+    }
+    mpt_json_close(json, ']');
+}
+
+static void print_json(const mpt_plan_t *plan)
+{
+    mpt_json_t json = {.out = stdout};
+    mpt_json_open(&json, NULL, '{');
+    mpt_json_int(&json, "parameters", plan->parameters);
+    mpt_json_int(&json, "padded_parameters", plan->padded_parameters);
+    mpt_json_int(&json, "ranks", plan->ranks);
+    mpt_json_int(&json, "threads", plan->threads);
+    mpt_json_text(&json, "isa", plan->isa);
+    mpt_json_text(&json, "compute", plan->compute);
+    mpt_json_text(&json, "reduce", plan->reduce);
+    mpt_json_text(&json, "shard", plan->shard);
+    mpt_json_int(&json, "tokens_per_step", plan->tokens_per_step);
+    mpt_json_int(&json, "micro_steps", plan->micro_steps);
+    mpt_json_int(&json, "bytes", plan->bytes);
+    mpt_json_number(&json, "flops_6nd_per_token", plan->flops_6nd_per_token);
+    mpt_json_number(&json, "flops_model_per_token", plan->flops_model_per_token);
+    mpt_json_number(&json, "flops_causal_per_token", plan->flops_causal_per_token);
+    mpt_json_number(&json, "chinchilla_tokens", plan->chinchilla_tokens);
+    write_memory(&json, plan);
+    write_precisions(&json, plan);
+    mpt_json_close(&json, '}');
+}
+
+int mpt_cmd_plan(int argc, char **argv)
+{
+    int64_t ranks = 1;
+    int as_json = 0, count, code;
+    mpt_option_list_t overrides = {.count = 0};
+    const mpt_option_t options[] = {
+        {"--ranks", "N", "ranks of the run (1)", MPT_OPTION_INT, &ranks, 1, 65536},
+        {"--set", "section.key=value", "change one key of the config; may be given again",
+         MPT_OPTION_LIST, &overrides, 0, 0},
+        {"--json", NULL, "one JSON object instead of tables", MPT_OPTION_FLAG, &as_json, 0, 0},
+    };
+    const mpt_usage_t usage = {
+        .command = "mpt-ddp plan",
+        .arguments = "model.cfg",
+        .about = "Compute every byte a rank will hold, the FLOPs of a step and the precision of "
+                 "each operation,\nfrom the config alone. A run's arenas are exactly these bytes.",
+        .options = options,
+        .option_count = sizeof(options) / sizeof(options[0]),
+        .min_arguments = 1,
+        .max_arguments = 1,
+    };
+    code = mpt_options_begin(&usage, argc, argv, &count);
+    if (code >= 0)
+        return code;
+    const mpt_config_source_t config = {
+        .path = argv[0], .overrides = overrides.items, .override_count = overrides.count};
+    mpt_plan_t plan;
+    mpt_status_t status = mpt_plan(&config, (int)ranks, &plan, mpt_log_quiet, NULL);
+    if (status != MPT_OK)
+        return mpt_status_exit_code(status);
+    if (as_json)
+        print_json(&plan);
+    else
+        print_tables(&plan);
+    return 0;
+}

@@ -1,0 +1,45 @@
+#include <stdio.h>
+#include "launch.h"
+#include "options.h"
+
+static void print_text(void *ctx, const char *text, size_t bytes)
+{
+    fwrite(text, 1, bytes, ctx);
+    fflush(ctx);
+}
+
+int mpt_cmd_sample(int argc, char **argv)
+{
+    mpt_sample_params_t params = {.tokens = 256, .temperature = 0.8, .emit = print_text,
+                                  .ctx = stdout};
+    int64_t seed = 1;
+    int count, code;
+    const mpt_option_t options[] = {
+        {"--prompt", "TEXT", "what to go on from (a line break)", MPT_OPTION_TEXT, &params.prompt,
+         0, 0},
+        {"--tokens", "N", "tokens to generate (256)", MPT_OPTION_INT, &params.tokens, 1, 1e9},
+        {"--temperature", "T", "0: always the likeliest token (0.8)", MPT_OPTION_REAL,
+         &params.temperature, 0, 100},
+        {"--top-k", "K", "draw from the K likeliest tokens; 0: from all (0)", MPT_OPTION_INT,
+         &params.top_k, 0, 1e9},
+        {"--seed", "S", "the same seed gives the same text (1)", MPT_OPTION_INT, &seed, 0, 9e15},
+    };
+    const mpt_usage_t usage = {
+        .command = "mpt-ddp sample",
+        .arguments = "CHECKPOINT|model.bin",
+        .about = "Generate text from a checkpoint folder, the newest checkpoint of a run's folder, "
+                 "or an\nllm.c model file.",
+        .options = options,
+        .option_count = sizeof(options) / sizeof(options[0]),
+        .min_arguments = 1,
+        .max_arguments = 1,
+    };
+    code = mpt_options_begin(&usage, argc, argv, &count);
+    if (code >= 0)
+        return code;
+    params.seed = (uint64_t)seed;
+    mpt_status_t status = mpt_sample(argv[0], &params, mpt_log_quiet, NULL);
+    if (status == MPT_OK)
+        printf("\n");
+    return mpt_status_exit_code(status);
+}

@@ -1,0 +1,225 @@
+/*
+ * mpt-ddp's public interface: train a transformer over several ranks, from a scheduler, a trainer or
+ * the program `mpt-ddp`.
+ *
+ * A session is one rank of one run: it owns its device, memory, communicator, model and data. There
+ * are no process globals: N sessions on N threads of one process can be N ranks. A session is used by
+ * one thread at a time, except mpt_session_request_stop, which any thread or signal handler may call.
+ *
+ * Functions marked collective must be called by every rank of the run in the same order. Errors are logged
+ * once, by the rank that found them, through the session's sink; a failure on one rank is learnt by all of
+ * them, which return together with the worst status.
+ */
+#ifndef MPT_H
+#define MPT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include "mpt_status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mpt_session mpt_session_t;
+typedef struct mpt_boot mpt_boot_t;
+
+/** "0.1.0" */
+MPT_API const char *mpt_version(void);
+
+/* ---- who the ranks are (MPI: see mpt_mpi.h) -------------------------------------------------- */
+
+/** One rank alone. @return MPT_OK; MPT_ERR_NO_MEMORY. Destroy with mpt_boot_destroy. */
+MPT_API mpt_status_t mpt_boot_self_create(mpt_boot_t **boot_p);
+/** `ranks` boots, for `ranks` threads of this process. @return as above. */
+MPT_API mpt_status_t mpt_boot_threads_create(int ranks, mpt_boot_t **boots_p);
+/** NULL is allowed. After the session that borrowed it. */
+MPT_API void mpt_boot_destroy(mpt_boot_t *boot);
+
+/* ---- sessions ------------------------------------------------------------------------------------- */
+
+typedef enum mpt_log_severity { MPT_SEVERITY_ERROR, MPT_SEVERITY_WARN, MPT_SEVERITY_INFO, MPT_SEVERITY_DEBUG } mpt_log_severity_t;
+
+/** Where a config comes from. Only rank 0's is read; its bytes are sent to the others. */
+typedef struct mpt_config_source {
+    const char *text;             /* the config itself, or NULL: read from `path` */
+    const char *path;             /* file to read, and what messages call it */
+    const char *const *overrides; /* "section.key=value" */
+    int override_count;
+} mpt_config_source_t;
+
+typedef struct mpt_session_params {
+    mpt_boot_t *boot; /* borrowed; NULL: one rank alone */
+    mpt_config_source_t config;
+    const char *resume; /* NULL: start afresh (refused over existing checkpoints); "auto": the newest, or afresh; else a checkpoint folder */
+    int fresh_over;     /* 1: do not refuse to start afresh where checkpoints lie (bench) */
+    void (*log)(void *ctx, mpt_log_severity_t severity, const char *line); /* NULL: standard error */
+    void *log_ctx;
+} mpt_session_params_t;
+
+/**
+ * Open a session: parse, plan, allocate, connect, load or draw the weights. Collective.
+ * @return MPT_OK; MPT_ERR_CONFIG, MPT_ERR_DATA, MPT_ERR_CHECKPOINT, MPT_ERR_NO_MEMORY, MPT_ERR_COMM: all ranks return the worst.
+ */
+MPT_API mpt_status_t mpt_session_open(const mpt_session_params_t *params, mpt_session_t **session_p);
+/** Wait for a save in flight, free everything; NULL is allowed. Collective unless the session failed. */
+MPT_API void mpt_session_close(mpt_session_t *session);
+
+/** What a session is, fixed when it opened. Strings live as long as the session. */
+typedef struct mpt_session_info {
+    int rank, ranks, threads;      /* threads of this rank */
+    const char *device, *kernels, *isa, *comm; /* "cpu", "cpu", "amx", "shm" */
+    const char *compute;           /* "bf16" */
+    const char *reduce;            /* gradient wire type */
+    int64_t parameters;            /* N, unpadded */
+    int64_t steps;                 /* configured */
+    int64_t first_step;            /* 1, or one past the resumed step */
+    int64_t tokens_per_step;
+    int64_t log_every;             /* of log.every: lines for people; 0: none */
+    double flops_6nd_per_token, flops_model_per_token, flops_causal_per_token;
+    double peak_flops;             /* matrix peak of all ranks' threads together, compute type, measured at open */
+    int64_t planned_bytes;         /* this rank's arenas by the plan */
+    int64_t arena_bytes;           /* the arenas themselves: the same */
+    const char *checkpoint_dir, *log_dir, *metrics_path;
+} mpt_session_info_t;
+MPT_API void mpt_session_info(const mpt_session_t *session, mpt_session_info_t *info_p);
+
+/** One training step, as every rank knows it after the consensus; timings are this rank's. */
+typedef struct mpt_step_result {
+    int64_t step;  /* from 1 */
+    double loss;   /* nats per token, over all ranks, before the update */
+    double lr;     /* applied, or that would have been */
+    double grad_norm; /* unscaled, before the clip */
+    int clipped, skipped;
+    double loss_scale; /* that this step used */
+    int64_t tokens;    /* since step 1 */
+    double tokens_per_s, step_ms, compute_ms, comm_ms, exposed_comm_ms;
+    double flops_6nd_per_s, flops_model_per_s, flops_causal_per_s, mfu;
+    int64_t mem_bytes;
+    int64_t applied_steps; /* optimizer steps so far */
+    double seconds_left;   /* at the recent pace; negative: not known */
+} mpt_step_result_t;
+
+/** Something worth a line of its own: kind is "skip", "scale", "checkpoint", "checkpoint_failed", "resume", "validation", "stop". */
+typedef struct mpt_notice {
+    int64_t step;
+    const char *kind;
+    const char *text; /* one sentence for a person */
+    double val_loss;  /* kind "validation" */
+} mpt_notice_t;
+
+typedef struct mpt_train_hooks {
+    void *ctx;
+    void (*on_step)(void *ctx, const mpt_step_result_t *result);
+    void (*on_notice)(void *ctx, const mpt_notice_t *notice);
+} mpt_train_hooks_t;
+
+/**
+ * Run the configured steps, with validation, checkpoints and metrics; hooks may be NULL. Collective.
+ * @return MPT_OK: finished (at once, if it was already); MPT_STOPPED: stopped on request, saved; MPT_ERR_DIVERGED; MPT_ERR_DATA; MPT_ERR_COMM.
+ */
+MPT_API mpt_status_t mpt_session_train(mpt_session_t *session, const mpt_train_hooks_t *hooks);
+/** One training step and nothing else: no validation, no checkpoint, no metrics. Collective. */
+MPT_API mpt_status_t mpt_session_step(mpt_session_t *session, mpt_step_result_t *result_p);
+/** Mean loss over train.val_batches global batches of data.val, the same sequences for any number of ranks. Collective. */
+MPT_API mpt_status_t mpt_session_validate(mpt_session_t *session, double *loss_p);
+/** Save now and wait. Collective. @return MPT_OK; MPT_ERR_IO: not saved, older checkpoints whole. */
+MPT_API mpt_status_t mpt_session_save(mpt_session_t *session);
+/** Ask the run to save and stop after this step, on every rank. Safe in a signal handler and from any thread. */
+MPT_API void mpt_session_request_stop(mpt_session_t *session);
+
+/** Where the last steps' time went, by operation, since open or the last reset. */
+typedef struct mpt_profile_row {
+    const char *op; /* "linear", "attention", ... */
+    double seconds, flops; /* flops: arithmetic of matrix products; 0 elsewhere */
+    int64_t calls;
+} mpt_profile_row_t;
+/** Fill at most `capacity` rows; returns their number. reset: start again from zero. */
+MPT_API int mpt_session_profile(mpt_session_t *session, mpt_profile_row_t *rows, int capacity, int reset);
+/** Copy of parameter tensor `name` ("wte", "h.0.attn.c_attn.weight" ...), FP32, at most `capacity` elements; kind: "master", "m", "v", "working", "accumulator" or "grad" (reduced and still scaled, as of
+ *  the last step). Returns the element count, or -1: no such tensor. For tests and inspection. */
+MPT_API int64_t mpt_session_tensor(const mpt_session_t *session, const char *name, const char *kind, float *out, int64_t capacity);
+
+/* ---- text ----------------------------------------------------------------------------------------- */
+
+typedef struct mpt_sample_params {
+    const char *prompt;  /* NULL or empty: a line break */
+    int64_t tokens;      /* to generate */
+    double temperature;  /* 0: the likeliest token */
+    int64_t top_k;       /* 0: all */
+    uint64_t seed;
+    void (*emit)(void *ctx, const char *text, size_t bytes); /* called as text appears */
+    void *ctx;
+} mpt_sample_params_t;
+
+/** Generate text from the session's weights. Local: other ranks need not call it. @return MPT_OK; MPT_ERR_CONFIG: no tokeniser for this vocabulary. */
+MPT_API mpt_status_t mpt_session_sample(mpt_session_t *session, const mpt_sample_params_t *params);
+/** The same from a checkpoint folder (a run's folder: its newest), or an llm.c model file; one rank. `log` as in mpt_session_params_t. */
+MPT_API mpt_status_t mpt_sample(const char *checkpoint, const mpt_sample_params_t *params,
+                                void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx);
+
+typedef struct mpt_tokenize_params {
+    const char *text_path;  /* input */
+    const char *train_path; /* output, llm.c token file */
+    const char *val_path;   /* output, or NULL: no split */
+    double val_fraction;    /* of the text's end, e.g. 0.05 */
+    const char *tokenizer;  /* "bytes" */
+    void (*log)(void *ctx, mpt_log_severity_t severity, const char *line);
+    void *log_ctx;
+} mpt_tokenize_params_t;
+/** Text file to token files. Counts of tokens written come back. @return MPT_OK; MPT_ERR_CONFIG; MPT_ERR_DATA; MPT_ERR_IO. */
+MPT_API mpt_status_t mpt_tokenize(const mpt_tokenize_params_t *params, int64_t *train_tokens_p, int64_t *val_tokens_p);
+
+/* ---- plan ------------------------------------------------------------------------------------------ */
+
+#define MPT_PLAN_MAX_ROWS 16
+
+typedef struct mpt_plan {
+    int64_t parameters, padded_parameters;
+    int ranks, threads;
+    const char *compute, *reduce, *shard, *isa;
+    int64_t tokens_per_step, micro_steps;
+    struct { const char *use; int64_t bytes; } memory[MPT_PLAN_MAX_ROWS]; /* per rank */
+    int memory_rows;
+    int64_t bytes;       /* per rank: the sum; the arenas are exactly this */
+    struct { const char *op, *input, *math, *accumulate, *output, *gradient; } precision[MPT_PLAN_MAX_ROWS];
+    int precision_rows;
+    double flops_6nd_per_token, flops_model_per_token, flops_causal_per_token;
+    double chinchilla_tokens; /* 20 N: compute-optimal tokens by Hoffmann et al. 2022's rule of thumb */
+} mpt_plan_t;
+
+/** Compute the plan from the config alone, for `ranks` ranks; allocates nothing lasting. `threads` 0: this machine's share. */
+MPT_API mpt_status_t mpt_plan(const mpt_config_source_t *config, int ranks, mpt_plan_t *plan_p,
+                              void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx);
+
+/* ---- checkpoints ----------------------------------------------------------------------------------- */
+
+typedef struct mpt_checkpoint_info {
+    char path[1400];
+    int64_t step, applied_steps, tokens;
+    int saved_ranks;
+    double loss_scale;
+    int64_t layers, heads, dim, context, vocab, parameters;
+    int64_t bytes;
+    char compute[8];
+} mpt_checkpoint_info_t;
+
+/** Describe a checkpoint folder, or the newest of a run's folder. @return MPT_OK; MPT_ERR_CHECKPOINT. */
+MPT_API mpt_status_t mpt_checkpoint_info(const char *path, mpt_checkpoint_info_t *info_p,
+                                         void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx);
+/** Verify every byte. @return MPT_OK; MPT_ERR_CHECKPOINT (logged: file, offset, what). */
+MPT_API mpt_status_t mpt_checkpoint_fsck(const char *path,
+                                         void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx);
+/** Write an llm.c model file (version 3: fp32, 5: bf16) of the checkpoint's master weights. @return MPT_OK; MPT_ERR_CHECKPOINT; MPT_ERR_IO. */
+MPT_API mpt_status_t mpt_checkpoint_export(const char *path, const char *out_path, int version,
+                                           void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx);
+
+/** Measured matrix peak in FLOP/s of `threads` threads for products in "fp32", "bf16" or "fp16", and the instruction level used. */
+MPT_API double mpt_measure_peak(const char *compute, int threads, const char **isa_p);
+/** Write the table of every config key as Markdown to a C stream's file descriptor. @return MPT_OK; MPT_ERR_IO. */
+MPT_API mpt_status_t mpt_config_help(int fd);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

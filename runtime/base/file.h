@@ -1,0 +1,21 @@
+/*
+ * Whole-file helpers: full writes and reads, syncs, folders. Each returns 0, or -1 with errno.
+ */
+#ifndef MPT_FILE_H
+#define MPT_FILE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/** Write all of it, through interruptions and short writes. */
+int mpt_file_write_all(int fd, const void *bytes, size_t count);
+/** Read exactly `count` bytes at `offset`; a short file is -1 with errno EIO. */
+int mpt_file_read_at(int fd, void *bytes, size_t count, uint64_t offset);
+/** Make the folder's entries durable. */
+int mpt_file_sync_dir(const char *path);
+/** Create a folder and its parents; existing ones are fine. */
+int mpt_file_make_dirs(const char *path);
+/** Remove a folder of plain files. */
+int mpt_file_remove_dir(const char *path);
+
+#endif

@@ -1,0 +1,75 @@
+/*
+ * Conversions between FP32 and the 16-bit types, and the one definition of the gradient sum. Kernels
+ * and comm share these. Conversions round to nearest even, keep infinities, overflow to infinity
+ * and make every NaN quiet (but BF16 to FP32 is a bare shift); FP16 subnormals are exact both ways.
+ */
+#ifndef MPT_NUMERIC_H
+#define MPT_NUMERIC_H
+
+#include <string.h>
+#include "tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+static inline uint32_t mpt_f32_bits(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static inline float mpt_f32_from_bits(uint32_t bits)
+{
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/** FP32 to BF16, round to nearest even. */
+static inline uint16_t mpt_f32_to_bf16(float value)
+{
+    uint32_t bits = mpt_f32_bits(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)((bits >> 16) | 0x0040u);
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+static inline float mpt_bf16_to_f32(uint16_t bits)
+{
+    return mpt_f32_from_bits((uint32_t)bits << 16);
+}
+
+/** FP32 to FP16, round to nearest even; from 65520 on it is infinity. */
+uint16_t mpt_f32_to_f16(float value);
+float mpt_f16_to_f32(uint16_t bits);
+
+/** Read element `index` of an array of `dtype` as a double (exact). */
+double mpt_load(const void *array, mpt_dtype_t dtype, int64_t index);
+/** Round `value` once to `dtype` and store it (double to 16 bits in one rounding, not through FP32). */
+void mpt_store(void *array, mpt_dtype_t dtype, int64_t index, double value);
+
+/** Convert arrays; `dst` and `src` may be equal only where the types have the same size. Vectorised. */
+void mpt_convert(void *dst, mpt_dtype_t dst_dtype, const void *src, mpt_dtype_t src_dtype,
+                 int64_t count);
+
+/**
+ * The gradient sum. sources: `ranks` arrays (1 to 4096) of `count` elements of `wire` (F32, BF16,
+ * F16), in rank order. Each element is widened to FP32 and summed in FP32 in a binary tree over
+ * ranks that pairs neighbours, (0,1) (2,3) ..., an odd last one passing up unchanged, until one is
+ * left; rounded once to `out_dtype` (`wire` or MPT_F32) into `out`, which may be equal to one of
+ * the sources if the types have the same size. A sum of two or more that is NaN is the quiet NaN
+ * 0x7fc00000 (rounded), whatever NaNs went in. Vectorised; never allocates; the bits do not depend on
+ * how a caller cuts `count`.
+ */
+void mpt_tree_sum(void *out, mpt_dtype_t out_dtype, const void *const *sources, int ranks,
+                  mpt_dtype_t wire, int64_t count);
+
+/** The same tree over doubles in place of arrays: folds values[0 .. ranks), destroys them, returns the sum. */
+double mpt_tree_sum_f64(double *values, int ranks);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

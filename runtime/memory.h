@@ -1,0 +1,55 @@
+/*
+ * A session's memory: one function cuts everything a run needs, from counting arenas for the plan and from
+ * real ones for the run, so that the two cannot disagree.
+ */
+#ifndef MPT_MEMORY_H
+#define MPT_MEMORY_H
+
+#include "arena.h"
+#include "config.h"
+#include "gpt2.h"
+#include "kernels.h"
+#include "record.h"
+#include "state.h"
+
+/** All that sizes depend on. */
+typedef struct mpt_memory_params {
+    const mpt_config_t *config;
+    const mpt_kernels_ops_t *kernel_ops;
+    mpt_isa_t isa;
+    int threads, ranks;
+    const char *comm_backend;
+} mpt_memory_params_t;
+
+typedef struct mpt_memory {
+    mpt_gpt2_t model;
+    mpt_layout_t layout;
+    mpt_state_t state;
+    void *kernel_scratch;
+    size_t kernel_scratch_bytes;
+    void *comm_scratch;
+    mpt_record_t *records; /* [ranks] gathered */
+    double *fold;          /* [ranks] */
+    uint32_t *inputs[2], *targets[2]; /* [micro_steps, batch, seq]: this step's and the next one's */
+    uint32_t *val_inputs, *val_targets; /* [batch, seq]; NULL without validation */
+    double *val_sums;      /* [1 + validation micro-batches of a rank], then gathered: * (1 + ranks) */
+    double *micro_sumsq;   /* [1] */
+    mpt_offender_t *micro_bad; /* [1]: whether a micro-step's activation gradients were finite */
+    float *snapshot;       /* asynchronous save; NULL: none */
+} mpt_memory_t;
+
+/** The model's shape under a config. */
+mpt_gpt2_shape_t mpt_memory_shape(const mpt_config_t *config);
+/** Micro-steps of one step on one rank. */
+int64_t mpt_memory_micro_steps(const mpt_config_t *config, int ranks);
+/** Validation micro-batches on one rank. */
+int64_t mpt_memory_val_micros(const mpt_config_t *config, int ranks);
+/** Build layout and model tables (host memory, small). @return MPT_OK; MPT_ERR_NO_MEMORY; MPT_ERR_INVALID_ARG. */
+mpt_status_t mpt_memory_create(mpt_memory_t *memory, const mpt_memory_params_t *params);
+/** Cut everything. Pure on counting arenas. */
+void mpt_memory_cut(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt_arena_t *private_arena,
+                    mpt_arena_t *peer_arena);
+/** Free the tables; safe on zeroed memory. */
+void mpt_memory_release(mpt_memory_t *memory);
+
+#endif

@@ -1,0 +1,196 @@
+#include "metrics.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "file.h"
+
+struct mpt_metrics {
+    FILE *file;
+    char path[1200];
+    const mpt_log_t *log;
+    int warned;
+};
+
+const char *mpt_metrics_number(double value, char *out, size_t bytes)
+{
+    if (isnan(value))
+        snprintf(out, bytes, "\"nan\"");
+    else if (isinf(value))
+        snprintf(out, bytes, value > 0 ? "\"inf\"" : "\"-inf\"");
+    else
+        for (int digits = 6; digits <= 17; digits++) {
+            snprintf(out, bytes, "%.*g", digits, value);
+            if (strtod(out, NULL) == value)
+                break;
+        }
+    return out;
+}
+
+/* A line's step; lines that do not parse belong to no step and stay. */
+static int64_t line_step(const char *line)
+{
+    const char *at = strstr(line, "\"step\":");
+    return at == NULL ? 0 : strtoll(at + 7, NULL, 10);
+}
+
+static FILE *open_lost(const char *path)
+{
+    char lost[1300];
+    for (int n = 1; n < 10000; n++) {
+        snprintf(lost, sizeof lost, "%s.lost-%d", path, n);
+        if (access(lost, F_OK) != 0)
+            return fopen(lost, "w");
+    }
+    return NULL;
+}
+
+/* Copy lines up to last_step to `kept`, later ones to a lost file; returns 0, or -1 with errno. */
+static int split_lines(const char *path, FILE *old, FILE *kept, int64_t last_step)
+{
+    FILE *lost = NULL;
+    char *line = NULL;
+    size_t capacity = 0;
+    int failed = 0;
+    while (!failed && getline(&line, &capacity, old) > 0) {
+        FILE *to = kept;
+        if (line_step(line) > last_step || strchr(line, '\n') == NULL) {
+            lost = lost != NULL ? lost : open_lost(path);
+            to = lost;
+        }
+        failed = to == NULL || fputs(line, to) == EOF;
+    }
+    free(line);
+    if (lost != NULL && fclose(lost) != 0)
+        failed = 1;
+    return failed ? -1 : 0;
+}
+
+/* Keep what a resumed run shares with the lost one; set the rest aside. */
+static int set_aside(const char *path, int64_t last_step)
+{
+    char kept_path[1300];
+    FILE *old = fopen(path, "r");
+    if (old == NULL)
+        return errno == ENOENT ? 0 : -1;
+    snprintf(kept_path, sizeof kept_path, "%s.kept", path);
+    FILE *kept = fopen(kept_path, "w");
+    int failed = kept == NULL || split_lines(path, old, kept, last_step) != 0;
+    if (kept != NULL && (fflush(kept) != 0 || fsync(fileno(kept)) != 0))
+        failed = 1;
+    if (kept != NULL && fclose(kept) != 0)
+        failed = 1;
+    fclose(old);
+    return failed ? -1 : rename(kept_path, path);
+}
+
+mpt_status_t mpt_metrics_open(const char *dir, int64_t last_step, const mpt_log_t *log, mpt_metrics_t **metrics_p)
+{
+    mpt_metrics_t *metrics = calloc(1, sizeof *metrics);
+    if (metrics == NULL)
+        return MPT_ERR_NO_MEMORY;
+    metrics->log = log;
+    snprintf(metrics->path, sizeof metrics->path, "%s/metrics.jsonl", dir);
+    if (mpt_file_make_dirs(dir) == 0 && set_aside(metrics->path, last_step) == 0)
+        metrics->file = fopen(metrics->path, "a");
+    if (metrics->file == NULL) {
+        mpt_log_error(log, "cannot write %s: %s; choose another log.dir", metrics->path, strerror(errno));
+        free(metrics);
+        return MPT_ERR_IO;
+    }
+    *metrics_p = metrics;
+    return MPT_OK;
+}
+
+void mpt_metrics_close(mpt_metrics_t *metrics)
+{
+    if (metrics == NULL)
+        return;
+    fflush(metrics->file);
+    fsync(fileno(metrics->file));
+    fclose(metrics->file);
+    free(metrics);
+}
+
+const char *mpt_metrics_path(const mpt_metrics_t *metrics)
+{
+    return metrics->path;
+}
+
+static void put_line(mpt_metrics_t *metrics, const char *line)
+{
+    if (fputs(line, metrics->file) != EOF && fflush(metrics->file) == 0)
+        return;
+    clearerr(metrics->file);
+    if (!metrics->warned)
+        mpt_log_warn(metrics->log, "cannot write %s: %s; lines are being lost", metrics->path,
+                     strerror(errno));
+    metrics->warned = 1;
+}
+
+/* Append "name":value to the line under way. */
+static int add_number(char *line, size_t bytes, int n, const char *name, double value)
+{
+    char number[40];
+    return n + snprintf(line + n, bytes - (size_t)n, ",\"%s\":%s", name,
+                        mpt_metrics_number(value, number, sizeof number));
+}
+
+static int add_integer(char *line, size_t bytes, int n, const char *name, int64_t value)
+{
+    return n + snprintf(line + n, bytes - (size_t)n, ",\"%s\":%" PRId64, name, value);
+}
+
+void mpt_metrics_step(mpt_metrics_t *metrics, const mpt_step_result_t *r)
+{
+    char line[1024];
+    const size_t size = sizeof line;
+    if (metrics == NULL)
+        return;
+    int n = snprintf(line, size, "{\"step\":%" PRId64, r->step);
+    n = add_number(line, size, n, "loss", r->loss);
+    n = add_number(line, size, n, "lr", r->lr);
+    n = add_number(line, size, n, "grad_norm", r->grad_norm);
+    n = add_integer(line, size, n, "clipped", r->clipped);
+    n = add_number(line, size, n, "loss_scale", r->loss_scale);
+    n = add_integer(line, size, n, "skipped", r->skipped);
+    n = add_integer(line, size, n, "tokens", r->tokens);
+    n = add_number(line, size, n, "tokens_per_s", r->tokens_per_s);
+    n = add_number(line, size, n, "step_ms", r->step_ms);
+    n = add_number(line, size, n, "compute_ms", r->compute_ms);
+    n = add_number(line, size, n, "comm_ms", r->comm_ms);
+    n = add_number(line, size, n, "exposed_comm_ms", r->exposed_comm_ms);
+    n = add_number(line, size, n, "flops_6nd_per_s", r->flops_6nd_per_s);
+    n = add_number(line, size, n, "flops_model_per_s", r->flops_model_per_s);
+    n = add_number(line, size, n, "flops_causal_per_s", r->flops_causal_per_s);
+    n = add_number(line, size, n, "mfu", r->mfu);
+    n = add_integer(line, size, n, "mem_bytes", r->mem_bytes);
+    snprintf(line + n, size - (size_t)n, "}\n");
+    put_line(metrics, line);
+}
+
+void mpt_metrics_validation(mpt_metrics_t *metrics, int64_t step, double val_loss)
+{
+    char line[160], number[40];
+    if (metrics == NULL)
+        return;
+    snprintf(line, sizeof line, "{\"step\":%" PRId64 ",\"event\":\"validation\",\"val_loss\":%s}\n", step,
+             mpt_metrics_number(val_loss, number, sizeof number));
+    put_line(metrics, line);
+}
+
+void mpt_metrics_event(mpt_metrics_t *metrics, int64_t step, const char *kind, const char *fields)
+{
+    char line[1024];
+    if (metrics == NULL)
+        return;
+    snprintf(line, sizeof line, "{\"step\":%" PRId64 ",\"event\":\"%s\"%s%s}\n", step, kind,
+             fields[0] != '\0' ? "," : "", fields);
+    put_line(metrics, line);
+}

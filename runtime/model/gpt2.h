@@ -1,0 +1,133 @@
+/*
+ * GPT-2: learned positions, pre-LayerNorm, biases, tanh-GELU, head tied to the token embedding. Forward and
+ * backward are written out; there is no autograd. The model sees parameters and gradients as arrays of
+ * pointers by tensor index, and knows nothing of how they are sharded.
+ *
+ * Units: 0 the embeddings (wte, wpe), 1..layers the blocks, layers+1 the head (ln_f). The tied wte is in unit 0, ready last.
+ *
+ * One micro-batch, R = batch*seq rows, C = dim, r_l the residual stream:
+ *
+ *   tokens -> embed -> r_0 -> [ln_1 -> qkv -> attention -> proj -> + -> ln_2 -> fc, gelu -> proj -> +] x layers
+ *          -> ln_f -> head and loss, a chunk of rows at a time
+ */
+#ifndef MPT_GPT2_H
+#define MPT_GPT2_H
+
+#include "arena.h"
+#include "kernels.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MPT_GPT2_VOCAB_MULTIPLE 128
+
+typedef struct mpt_gpt2_shape {
+    int64_t layers, heads, dim, context, vocab;
+    int64_t batch, seq; /* of one micro-batch */
+} mpt_gpt2_shape_t;
+
+/* Tensors of one block, in table order: decayed ones first. */
+typedef enum mpt_gpt2_block_tensor {
+    MPT_GPT2_QKV_W = 0,
+    MPT_GPT2_PROJ_W,
+    MPT_GPT2_FC_W,
+    MPT_GPT2_FCPROJ_W,
+    MPT_GPT2_LN1_W,
+    MPT_GPT2_LN1_B,
+    MPT_GPT2_QKV_B,
+    MPT_GPT2_PROJ_B,
+    MPT_GPT2_LN2_W,
+    MPT_GPT2_LN2_B,
+    MPT_GPT2_FC_B,
+    MPT_GPT2_FCPROJ_B,
+    MPT_GPT2_BLOCK_TENSORS
+} mpt_gpt2_block_tensor_t;
+
+enum { MPT_GPT2_WTE = 0, MPT_GPT2_WPE = 1, MPT_GPT2_EMBED_TENSORS = 2 };
+
+/** Index of a block's tensor in the table. */
+static inline int mpt_gpt2_block(int64_t layer, mpt_gpt2_block_tensor_t tensor)
+{
+    return MPT_GPT2_EMBED_TENSORS + (int)layer * MPT_GPT2_BLOCK_TENSORS + (int)tensor;
+}
+/** Index of ln_f's weight; its bias is the next. */
+static inline int mpt_gpt2_lnf(const mpt_gpt2_shape_t *shape)
+{
+    return mpt_gpt2_block(shape->layers, MPT_GPT2_QKV_W);
+}
+/** Rows of wte with padding. */
+int64_t mpt_gpt2_vocab_padded(const mpt_gpt2_shape_t *shape);
+/** Number of tensors: 2 + 12 layers + 2. */
+int mpt_gpt2_tensor_count(const mpt_gpt2_shape_t *shape);
+/** Fill in the table (`first` as well), mpt_gpt2_tensor_count entries. */
+void mpt_gpt2_tensors(const mpt_gpt2_shape_t *shape, mpt_tensor_t *tensors);
+/** Initial value of elements [first, first+count) of tensor `index`: N(0, 0.02), residual projections times
+ *  1/sqrt(2 layers), gains 1, biases 0. A pure function of (seed, global element). */
+void mpt_gpt2_init(const mpt_gpt2_shape_t *shape, const mpt_tensor_t *tensors, int index,
+                   uint64_t seed, int64_t first, int64_t count, float *out);
+
+/** Activations of one block that backward needs. Shapes with R rows; compute type but for the statistics (wide). */
+typedef struct mpt_gpt2_block_acts {
+    void *ln1_y;    /* [R,C] */
+    void *qkv;      /* [R,3C] */
+    void *att;      /* [R,C] */
+    void *mid;      /* [R,C] residual after attention */
+    void *ln2_y;    /* [R,C] */
+    void *fc_pre;   /* [R,4C] */
+    void *fc_act;   /* [R,4C] */
+    void *out;      /* [R,C] residual after the MLP */
+    void *ln1_mean, *ln1_rstd, *ln2_mean, *ln2_rstd; /* [R] */
+    void *lse;      /* [batch,heads,seq] */
+} mpt_gpt2_block_acts_t;
+
+typedef struct mpt_gpt2 {
+    mpt_gpt2_shape_t shape;
+    mpt_dtype_t compute;
+    mpt_kernels_t *kernels; /* borrowed */
+    mpt_stream_t *stream;   /* borrowed */
+    void **params;          /* by tensor index: compute; set by the owner */
+    void **grads;           /* by tensor index: wide accumulators, +=; set by the owner */
+    mpt_gpt2_block_acts_t *blocks; /* [layers] */
+    void *embed;                   /* [R,C] r_0 */
+    void *lnf_y, *lnf_mean, *lnf_rstd;
+    int64_t loss_rows;             /* rows of the head at a time */
+    void *logits;                  /* [loss_rows,Vp] wide */
+    void *dlogits;                 /* [loss_rows,Vp] compute */
+    void *losses;                  /* [R] wide */
+    double *loss_sum;              /* [1] device */
+    void *branch;                  /* [R,C] output of a projection; in backward, of an input gradient */
+    void *dres;                    /* [R,C] gradient of the residual stream */
+    void *dhidden;                 /* [R,4C] */
+} mpt_gpt2_t;
+
+/** Called in backward when unit `unit`'s gradients are complete. A status other than MPT_OK ends backward with it. */
+typedef mpt_status_t (*mpt_gpt2_ready_t)(void *ctx, int unit);
+
+/** Rows of the head and loss taken at a time. Pure. */
+int64_t mpt_gpt2_loss_rows(const mpt_gpt2_shape_t *shape);
+/** The kernels' limits for this shape. Pure. */
+void mpt_gpt2_limits(const mpt_gpt2_shape_t *shape, mpt_dtype_t compute, mpt_kernels_limits_t *limits_p);
+/** Host memory for the pointer tables. @return MPT_OK; MPT_ERR_NO_MEMORY. */
+mpt_status_t mpt_gpt2_create(mpt_gpt2_t *model, const mpt_gpt2_shape_t *shape, mpt_dtype_t compute);
+/** Cut the activations from a private arena, counting or real. */
+void mpt_gpt2_cut(mpt_gpt2_t *model, mpt_arena_t *arena);
+/** Free the pointer tables; safe on a zeroed model. */
+void mpt_gpt2_release(mpt_gpt2_t *model);
+
+/** Forward through ln_f. tokens: [batch,seq] device. Enqueued. */
+mpt_status_t mpt_gpt2_forward(mpt_gpt2_t *model, const uint32_t *tokens);
+/** Head and loss: *loss_sum (device) is set to the sum over rows. With `seed` non-zero also the gradients of the head: dres becomes d(ln_f output), wte's += . */
+mpt_status_t mpt_gpt2_loss(mpt_gpt2_t *model, const uint32_t *targets, float seed, int with_gradient);
+/** Backward from mpt_gpt2_loss's dres; gradients +=. `ready` may be NULL. */
+mpt_status_t mpt_gpt2_backward(mpt_gpt2_t *model, const uint32_t *tokens, mpt_gpt2_ready_t ready, void *ctx);
+/** Logits [vocab] (wide, host-readable on the CPU) of row `row` after mpt_gpt2_forward, in model->logits. */
+mpt_status_t mpt_gpt2_logits(mpt_gpt2_t *model, int64_t row);
+
+/** FLOPs a token by the three conventions: 6N; PaLM (6N + 12 L H Q T, Chowdhery et al. 2022, appendix B); causal (6N + 6 L H Q T). */
+void mpt_gpt2_flops(const mpt_gpt2_shape_t *shape, int64_t parameters, double *six_nd_p, double *palm_p, double *causal_p);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,103 @@
+/*
+ * The model's shorthand for the kernels it calls: shapes and types filled in, so that forward and backward
+ * read like the model's equations. Private to model/.
+ */
+#ifndef MPT_GPT2_OPS_H
+#define MPT_GPT2_OPS_H
+
+#include "gpt2.h"
+
+static inline int64_t gpt2_rows(const mpt_gpt2_t *model)
+{
+    return model->shape.batch * model->shape.seq;
+}
+
+/* y = x . params[w]^T + params[w_bias]; with `pre`, GELU. */
+static inline mpt_status_t gpt2_linear(mpt_gpt2_t *model, int w, int bias, int64_t in, int64_t out,
+                                       const void *x, void *pre, void *y)
+{
+    return mpt_linear_forward(model->kernels,
+                              &(mpt_linear_forward_t){.compute = model->compute,
+                                                      .rows = gpt2_rows(model),
+                                                      .in = in,
+                                                      .out = out,
+                                                      .x = x,
+                                                      .w = model->params[w],
+                                                      .bias = model->params[bias],
+                                                      .pre = pre,
+                                                      .y = y,
+                                                      .y_dtype = model->compute},
+                              model->stream);
+}
+
+/* Both gradients of a linear layer: dw, dbias +=, then dx (times gelu'(pre) where given). */
+static inline mpt_status_t gpt2_linear_backward(mpt_gpt2_t *model, int w, int bias, int64_t in,
+                                                int64_t out, const void *dy, const void *x,
+                                                const void *pre, void *dx)
+{
+    int64_t rows = gpt2_rows(model);
+    mpt_status_t status =
+        mpt_linear_backward_weight(model->kernels,
+                                   &(mpt_linear_backward_weight_t){.compute = model->compute,
+                                                                   .rows = rows,
+                                                                   .in = in,
+                                                                   .out = out,
+                                                                   .dy = dy,
+                                                                   .x = x,
+                                                                   .dw = model->grads[w],
+                                                                   .dbias = model->grads[bias]},
+                                   model->stream);
+    if (status != MPT_OK)
+        return status;
+    return mpt_linear_backward_input(model->kernels,
+                                     &(mpt_linear_backward_input_t){.compute = model->compute,
+                                                                    .rows = rows,
+                                                                    .in = in,
+                                                                    .out = out,
+                                                                    .dy = dy,
+                                                                    .w = model->params[w],
+                                                                    .pre = pre,
+                                                                    .dx = dx},
+                                     model->stream);
+}
+
+/* sum = x + delta (delta NULL: sum is x), y = norm(sum); `w` indexes the gain, w+1 the bias. */
+static inline mpt_status_t gpt2_norm(mpt_gpt2_t *model, int w, const void *x, const void *delta,
+                                     void *sum, void *y, void *mean, void *rstd)
+{
+    return mpt_layernorm_forward(model->kernels,
+                                 &(mpt_layernorm_forward_t){.compute = model->compute,
+                                                            .rows = gpt2_rows(model),
+                                                            .dim = model->shape.dim,
+                                                            .x = x,
+                                                            .delta = delta,
+                                                            .sum = sum,
+                                                            .gamma = model->params[w],
+                                                            .beta = model->params[w + 1],
+                                                            .y = y,
+                                                            .mean = mean,
+                                                            .rstd = rstd},
+                                 model->stream);
+}
+
+static inline mpt_status_t gpt2_norm_backward(mpt_gpt2_t *model, int w, const void *dy, const void *x,
+                                              const void *mean, const void *rstd, const void *dres,
+                                              void *dx)
+{
+    return mpt_layernorm_backward(model->kernels,
+                                  &(mpt_layernorm_backward_t){.compute = model->compute,
+                                                              .rows = gpt2_rows(model),
+                                                              .dim = model->shape.dim,
+                                                              .dy = dy,
+                                                              .x = x,
+                                                              .gamma = model->params[w],
+                                                              .mean = mean,
+                                                              .rstd = rstd,
+                                                              .dres = dres,
+                                                              .dx = dx,
+                                                              .dgamma = model->grads[w],
+                                                              .dbeta = model->grads[w + 1]},
+                                  model->stream);
+}
+
+#endif

@@ -1,0 +1,158 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "session.h"
+
+/* Where public calls without a session log to. */
+typedef struct local_log {
+    mpt_log_target_t target;
+    mpt_log_t log;
+} local_log_t;
+
+static void open_log(local_log_t *local, void (*log)(void *, mpt_log_severity_t, const char *), void *ctx)
+{
+    mpt_environment_t environment;
+    mpt_environment_read(&environment);
+    local->target = (mpt_log_target_t){log, ctx};
+    local->log = (mpt_log_t){.level = mpt_session_log_level(&environment),
+                             .rank = -1,
+                             .sink = log != NULL ? mpt_session_log_sink : NULL,
+                             .ctx = &local->target};
+}
+
+static void fill_memory(mpt_plan_t *plan, const mpt_arena_t *a, const mpt_arena_t *b)
+{
+    for (int u = 0; u < MPT_USE_COUNT; u++) {
+        int64_t bytes = (int64_t)(a->bytes_by_use[u] + b->bytes_by_use[u]);
+        if (bytes == 0)
+            continue;
+        plan->memory[plan->memory_rows].use = mpt_use_name((mpt_use_t)u);
+        plan->memory[plan->memory_rows++].bytes = bytes;
+        plan->bytes += bytes;
+    }
+}
+
+static void fill_precision(mpt_plan_t *plan, mpt_dtype_t compute, mpt_dtype_t reduce)
+{
+    for (int op = 0; op < MPT_OP_COUNT; op++) {
+        mpt_op_precision_t row = mpt_op_precision((mpt_op_t)op, compute);
+        if (op == MPT_OP_REDUCE)
+            row.input = row.output = row.gradient = reduce;
+        plan->precision[op].op = mpt_op_name((mpt_op_t)op);
+        plan->precision[op].input = mpt_dtype_name(row.input);
+        plan->precision[op].math = mpt_dtype_name(row.math);
+        plan->precision[op].accumulate = mpt_dtype_name(row.accumulate);
+        plan->precision[op].output = mpt_dtype_name(row.output);
+        plan->precision[op].gradient = mpt_dtype_name(row.gradient);
+    }
+    plan->precision_rows = MPT_OP_COUNT;
+}
+
+static mpt_status_t fill_plan(mpt_plan_t *plan, const mpt_config_t *config, const mpt_memory_params_t *params)
+{
+    static const char *const shards[] = {"ddp", "zero1", "zero2", "zero3", "hsdp"};
+    mpt_memory_t memory;
+    mpt_arena_t private_count, peer_count;
+    mpt_status_t status = mpt_memory_create(&memory, params);
+    if (status != MPT_OK)
+        return status;
+    mpt_arena_init_counting(&private_count);
+    mpt_arena_init_counting(&peer_count);
+    mpt_memory_cut(&memory, params, &private_count, &peer_count);
+    plan->parameters = memory.layout.parameters;
+    plan->padded_parameters = memory.layout.total;
+    plan->ranks = params->ranks;
+    plan->threads = params->threads;
+    plan->compute = mpt_dtype_name(config->precision.compute);
+    plan->reduce = mpt_dtype_name(config->precision.reduce);
+    plan->shard = shards[config->parallel.shard];
+    plan->isa = mpt_isa_name(params->isa);
+    plan->tokens_per_step = config->train.global_batch * config->data.sequence;
+    plan->micro_steps = mpt_memory_micro_steps(config, params->ranks);
+    plan->chinchilla_tokens = 20.0 * (double)plan->parameters;
+    fill_memory(plan, &private_count, &peer_count);
+    fill_precision(plan, config->precision.compute, config->precision.reduce);
+    mpt_gpt2_flops(&memory.model.shape, plan->parameters, &plan->flops_6nd_per_token,
+                   &plan->flops_model_per_token, &plan->flops_causal_per_token);
+    mpt_memory_release(&memory);
+    return MPT_OK;
+}
+
+static char *read_text(const mpt_config_source_t *source, const mpt_log_t *log)
+{
+    if (source->text != NULL)
+        return strdup(source->text);
+    FILE *file = source->path != NULL ? fopen(source->path, "rb") : NULL;
+    char *text = calloc(1, ((size_t)1 << 20) + 1);
+    if (file == NULL || text == NULL) {
+        mpt_log_error(log, "cannot read config %s", source->path != NULL ? source->path : "(none)");
+        if (file != NULL)
+            fclose(file);
+        free(text);
+        return NULL;
+    }
+    text[fread(text, 1, (size_t)1 << 20, file)] = '\0';
+    fclose(file);
+    return text;
+}
+
+mpt_status_t mpt_plan(const mpt_config_source_t *source, int ranks, mpt_plan_t *plan_p,
+                      void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx)
+{
+    local_log_t local;
+    mpt_config_t config;
+    mpt_plan_t plan = {0};
+    open_log(&local, log, log_ctx);
+    char *text = read_text(source, &local.log);
+    if (text == NULL || ranks < 1) {
+        free(text);
+        return MPT_ERR_CONFIG;
+    }
+    mpt_status_t status = mpt_config_parse(text, source->path != NULL ? source->path : "config",
+                                           source->overrides, source->override_count, &local.log, &config);
+    free(text);
+    if (status == MPT_OK)
+        status = mpt_config_check_ranks(&config, ranks, &local.log);
+    if (status != MPT_OK)
+        return status;
+    mpt_memory_params_t params = {.config = &config,
+                                  .kernel_ops = mpt_kernels_find("cpu"),
+                                  .isa = mpt_isa_detect(),
+                                  .threads = config.threads > 0 ? config.threads : mpt_place_share(ranks),
+                                  .ranks = ranks,
+                                  .comm_backend = ranks == 1 ? "self" : "shm"};
+    status = fill_plan(&plan, &config, &params);
+    if (status == MPT_OK)
+        *plan_p = plan;
+    return status;
+}
+
+double mpt_measure_peak(const char *compute, int threads, const char **isa_p)
+{
+    mpt_log_t quiet = {.level = MPT_LOG_ERROR, .rank = -1};
+    mpt_pool_t *pool = NULL;
+    mpt_device_t *device = NULL;
+    mpt_dtype_t dtype = MPT_F32;
+    double peak = 0.0;
+    for (int d = 0; d < MPT_DTYPE_COUNT; d++)
+        if (strcmp(mpt_dtype_name((mpt_dtype_t)d), compute) == 0)
+            dtype = (mpt_dtype_t)d;
+    if (mpt_pool_create(&(mpt_pool_params_t){.threads = threads, .log = &quiet}, &pool) == MPT_OK &&
+        mpt_device_cpu_create(pool, &quiet, &device) == MPT_OK)
+        peak = mpt_peak_flops(device, mpt_isa_detect(), dtype);
+    if (isa_p != NULL)
+        *isa_p = mpt_isa_name(mpt_isa_detect());
+    mpt_device_destroy(device);
+    mpt_pool_destroy(pool);
+    return peak;
+}
+
+mpt_status_t mpt_config_help(int fd)
+{
+    FILE *out = fdopen(fd, "w");
+    if (out == NULL)
+        return MPT_ERR_IO;
+    mpt_config_write_markdown(out);
+    return fflush(out) == 0 ? MPT_OK : MPT_ERR_IO;
+}

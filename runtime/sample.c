@@ -1,0 +1,304 @@
+/*
+ * Text from a model: the whole window forward for each token, the last row's logits, one draw.
+ */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "llmc.h"
+#include "numeric.h"
+#include "philox.h"
+#include "session.h"
+#include "text.h"
+
+typedef struct sampler {
+    mpt_gpt2_t *model;
+    const mpt_text_ops_t *text;
+    const mpt_sample_params_t *params;
+    uint32_t *window; /* [seq]: the last tokens */
+    int64_t length;
+    double *weights;  /* [vocab] */
+} sampler_t;
+
+/* The k-th largest of the logits, so that lower ones can be dropped; -inf where all count. */
+static float cutoff(const float *logits, int64_t vocab, int64_t k, double *scratch)
+{
+    if (k <= 0 || k >= vocab)
+        return -INFINITY;
+    for (int64_t v = 0; v < vocab; v++)
+        scratch[v] = logits[v];
+    for (int64_t i = 0; i < k; i++) { /* partial selection: k is small */
+        int64_t best = i;
+        for (int64_t v = i + 1; v < vocab; v++)
+            if (scratch[v] > scratch[best])
+                best = v;
+        double swap = scratch[i];
+        scratch[i] = scratch[best];
+        scratch[best] = swap;
+    }
+    return (float)scratch[k - 1];
+}
+
+static uint32_t likeliest(const float *logits, int64_t vocab)
+{
+    int64_t best = 0;
+    for (int64_t v = 1; v < vocab; v++)
+        if (logits[v] > logits[best])
+            best = v;
+    return (uint32_t)best;
+}
+
+static uint32_t draw(const sampler_t *sampler, const float *logits, int64_t position)
+{
+    int64_t vocab = sampler->model->shape.vocab;
+    double temperature = sampler->params->temperature, sum = 0.0, running = 0.0;
+    uint32_t best = likeliest(logits, vocab);
+    if (temperature <= 0.0)
+        return best;
+    float lowest = cutoff(logits, vocab, sampler->params->top_k, sampler->weights);
+    for (int64_t v = 0; v < vocab; v++) {
+        double w = logits[v] < lowest ? 0.0 : exp((logits[v] - logits[best]) / temperature);
+        sampler->weights[v] = w;
+        sum += w;
+    }
+    mpt_philox_t bits = mpt_philox(sampler->params->seed, MPT_PURPOSE_SAMPLE, (uint64_t)position, 0);
+    double target = mpt_uniform(bits.word[0]) * sum;
+    for (int64_t v = 0; v < vocab; v++) {
+        running += sampler->weights[v];
+        if (running > target)
+            return (uint32_t)v;
+    }
+    return best;
+}
+
+static void push(sampler_t *sampler, int64_t capacity, uint32_t token)
+{
+    if (sampler->length == capacity) {
+        memmove(sampler->window, sampler->window + 1, (size_t)(capacity - 1) * sizeof token);
+        sampler->length--;
+    }
+    sampler->window[sampler->length++] = token;
+}
+
+static mpt_status_t generate(sampler_t *sampler, int64_t capacity)
+{
+    mpt_gpt2_t *model = sampler->model;
+    const mpt_sample_params_t *params = sampler->params;
+    mpt_device_t *device = model->kernels->device;
+    for (int64_t i = 0; i < params->tokens; i++) {
+        char piece[16];
+        model->shape.batch = 1;
+        model->shape.seq = sampler->length;
+        mpt_status_t status = mpt_gpt2_forward(model, sampler->window);
+        if (status == MPT_OK)
+            status = mpt_gpt2_logits(model, sampler->length - 1);
+        if (status == MPT_OK)
+            status = device->ops->stream_synchronize(device, model->stream);
+        if (status != MPT_OK)
+            return status;
+        uint32_t token = draw(sampler, model->logits, i);
+        int64_t bytes = sampler->text->decode(&token, 1, piece, sizeof piece);
+        if (bytes > 0)
+            params->emit(params->ctx, piece, (size_t)bytes);
+        push(sampler, capacity, token);
+    }
+    return MPT_OK;
+}
+
+static mpt_status_t start(sampler_t *sampler, int64_t capacity)
+{
+    const char *prompt = sampler->params->prompt;
+    if (prompt == NULL || prompt[0] == '\0')
+        prompt = "\n";
+    size_t bytes = strlen(prompt);
+    uint32_t *tokens = calloc(bytes, sizeof *tokens);
+    if (tokens == NULL)
+        return MPT_ERR_NO_MEMORY;
+    int64_t count = sampler->text->encode(prompt, bytes, tokens, (int64_t)bytes);
+    for (int64_t i = 0; i < count; i++)
+        push(sampler, capacity, tokens[i]);
+    free(tokens);
+    return MPT_OK;
+}
+
+static mpt_status_t sample_from(mpt_gpt2_t *model, const mpt_sample_params_t *params, const mpt_log_t *log)
+{
+    const mpt_gpt2_shape_t shape = model->shape;
+    sampler_t sampler = {.model = model, .params = params, .text = mpt_text_for_vocab(shape.vocab)};
+    if (sampler.text == NULL) {
+        mpt_log_error(log, "no tokeniser is built for a vocabulary of %lld; bytes (256) is",
+                      (long long)shape.vocab);
+        return MPT_ERR_CONFIG;
+    }
+    sampler.window = calloc((size_t)shape.seq, sizeof *sampler.window);
+    sampler.weights = calloc((size_t)shape.vocab, sizeof *sampler.weights);
+    mpt_status_t status = sampler.window == NULL || sampler.weights == NULL ? MPT_ERR_NO_MEMORY : MPT_OK;
+    if (status == MPT_OK)
+        status = start(&sampler, shape.seq);
+    if (status == MPT_OK)
+        status = generate(&sampler, shape.seq);
+    model->shape = shape;
+    free(sampler.window);
+    free(sampler.weights);
+    return status;
+}
+
+mpt_status_t mpt_session_sample(mpt_session_t *s, const mpt_sample_params_t *params)
+{
+    return sample_from(&s->memory.model, params, &s->log);
+}
+
+/* ---- from a file ----------------------------------------------------------------------------------------- */
+
+/* A model alone: its working weights and one sequence's activations. */
+typedef struct reader {
+    mpt_log_target_t target;
+    mpt_log_t log;
+    mpt_config_t config;
+    mpt_checkpoint_meta_t meta;
+    int is_checkpoint;
+    mpt_place_t place;
+    mpt_boot_t *boot;
+    mpt_pool_t *pool;
+    mpt_device_t *device;
+    mpt_stream_t *stream;
+    mpt_layout_t layout;
+    mpt_gpt2_t model;
+    mpt_kernels_t kernels;
+    mpt_arena_t arena;
+} reader_t;
+
+static mpt_status_t read_shape(reader_t *r, const char *path)
+{
+    mpt_gpt2_shape_t shape;
+    int64_t step;
+    char meta_path[MPT_CHECKPOINT_PATH_MAX];
+    mpt_config_defaults(&r->config);
+    snprintf(meta_path, sizeof meta_path, "%s/meta", path);
+    FILE *file = fopen(meta_path, "rb");
+    r->is_checkpoint = file != NULL || mpt_checkpoint_list(path, &step, 1) > 0;
+    if (file != NULL)
+        fclose(file);
+    if (r->is_checkpoint) {
+        mpt_status_t status = mpt_restore_find(path, &r->log, &r->meta);
+        if (status == MPT_OK && !mpt_restore_model_config(&r->meta, &r->config))
+            status = MPT_ERR_CHECKPOINT;
+        return status;
+    }
+    mpt_status_t status = mpt_llmc_shape(path, &r->log, &shape);
+    if (status != MPT_OK)
+        return status;
+    r->config.model.layers = shape.layers;
+    r->config.model.heads = shape.heads;
+    r->config.model.dim = shape.dim;
+    r->config.model.context = r->config.data.sequence = shape.context;
+    r->config.model.vocab = shape.vocab;
+    r->config.precision.compute = MPT_F32;
+    return MPT_OK;
+}
+
+static mpt_status_t open_device(reader_t *r)
+{
+    mpt_status_t status = mpt_boot_self_create(&r->boot);
+    if (status == MPT_OK)
+        status = mpt_place_choose(r->boot, 0, &r->log, &r->place);
+    if (status == MPT_OK)
+        status = mpt_pool_create(&(mpt_pool_params_t){.threads = r->place.threads, .log = &r->log}, &r->pool);
+    if (status == MPT_OK)
+        status = mpt_device_cpu_create(r->pool, &r->log, &r->device);
+    if (status == MPT_OK)
+        status = r->device->ops->stream_create(r->device, &r->stream);
+    return status;
+}
+
+/* Cut the model's memory; called on a counting arena, then on the real one. */
+static void *cut_reader(reader_t *r, mpt_arena_t *arena, void **working_p, void **scratch_p, size_t *scratch_bytes_p)
+{
+    mpt_kernels_limits_t limits;
+    mpt_gpt2_limits(&r->model.shape, r->model.compute, &limits);
+    *scratch_bytes_p = mpt_kernels_scratch_bytes(mpt_kernels_find("cpu"), mpt_isa_detect(),
+                                                 r->place.threads, &limits);
+    mpt_gpt2_cut(&r->model, arena);
+    *scratch_p = mpt_arena_cut(arena, MPT_USE_SCRATCH, *scratch_bytes_p);
+    *working_p = mpt_arena_cut(arena, MPT_USE_WEIGHTS,
+                               (size_t)r->layout.total * mpt_dtype_bytes(r->model.compute));
+    return mpt_arena_cut(arena, MPT_USE_MASTERS, (size_t)r->layout.total * sizeof(float));
+}
+
+static mpt_status_t open_model(reader_t *r, const char *path)
+{
+    mpt_gpt2_shape_t shape = mpt_memory_shape(&r->config);
+    mpt_kernels_limits_t limits;
+    mpt_arena_t counting;
+    mpt_tensor_t *tensors;
+    void *working, *scratch;
+    size_t scratch_bytes;
+    shape.batch = 1;
+    tensors = calloc((size_t)mpt_gpt2_tensor_count(&shape), sizeof *tensors);
+    if (tensors == NULL)
+        return MPT_ERR_NO_MEMORY;
+    mpt_gpt2_tensors(&shape, tensors);
+    mpt_status_t status = mpt_layout_build(tensors, mpt_gpt2_tensor_count(&shape), 1, &r->layout);
+    free(tensors);
+    if (status == MPT_OK)
+        status = mpt_gpt2_create(&r->model, &shape, r->config.precision.compute);
+    if (status != MPT_OK)
+        return status;
+    mpt_arena_init_counting(&counting);
+    cut_reader(r, &counting, &working, &scratch, &scratch_bytes);
+    status = mpt_arena_init(&r->arena, r->device, MPT_MEM_PRIVATE, counting.used);
+    if (status != MPT_OK)
+        return status;
+    float *master = cut_reader(r, &r->arena, &working, &scratch, &scratch_bytes);
+    mpt_gpt2_limits(&shape, r->model.compute, &limits);
+    status = mpt_kernels_init(&r->kernels, mpt_kernels_find("cpu"), r->device, &r->log, mpt_isa_detect(),
+                              scratch, scratch_bytes, &limits);
+    r->model.kernels = &r->kernels;
+    r->model.stream = r->stream;
+    float *const arrays[MPT_KIND_COUNT] = {master, NULL, NULL};
+    if (status == MPT_OK)
+        status = r->is_checkpoint ? mpt_checkpoint_load(&r->meta, &r->layout, arrays, &r->log)
+                                  : mpt_llmc_read(path, &shape, &r->layout, &r->log, master);
+    mpt_state_t state = {.layout = &r->layout, .compute = r->model.compute, .working = working, .master = master};
+    if (status == MPT_OK)
+        status = mpt_state_refresh(&state, &r->kernels, r->stream);
+    for (int t = 0; t < r->layout.tensor_count; t++)
+        r->model.params[t] = mpt_state_at(working, r->model.compute, mpt_layout_at(&r->layout, t));
+    return status;
+}
+
+static void close_reader(reader_t *r)
+{
+    mpt_arena_release(&r->arena);
+    mpt_gpt2_release(&r->model);
+    mpt_layout_release(&r->layout);
+    if (r->stream != NULL)
+        r->device->ops->stream_destroy(r->device, r->stream);
+    mpt_device_destroy(r->device);
+    mpt_pool_destroy(r->pool);
+    mpt_boot_destroy(r->boot);
+    free(r);
+}
+
+mpt_status_t mpt_sample(const char *checkpoint, const mpt_sample_params_t *params,
+                        void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx)
+{
+    reader_t *r = calloc(1, sizeof *r);
+    if (r == NULL)
+        return MPT_ERR_NO_MEMORY;
+    r->target = (mpt_log_target_t){log, log_ctx};
+    r->log = (mpt_log_t){.level = MPT_LOG_INFO,
+                         .rank = -1,
+                         .sink = log != NULL ? mpt_session_log_sink : NULL,
+                         .ctx = &r->target};
+    mpt_status_t status = read_shape(r, checkpoint);
+    if (status == MPT_OK)
+        status = open_device(r);
+    if (status == MPT_OK)
+        status = open_model(r, checkpoint);
+    if (status == MPT_OK)
+        status = sample_from(&r->model, params, &r->log);
+    close_reader(r);
+    return status;
+}

@@ -1,0 +1,149 @@
+#include "session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "numeric.h"
+
+void mpt_session_log_sink(void *target, mpt_log_level_t level, const char *line)
+{
+    const mpt_log_target_t *to = target;
+    to->log(to->ctx, (mpt_log_severity_t)level, line);
+}
+
+mpt_log_level_t mpt_session_log_level(const mpt_environment_t *environment)
+{
+    static const char *const names[] = {"error", "warn", "info", "debug"};
+    for (int i = 0; i < 4; i++)
+        if (strcmp(environment->log_level, names[i]) == 0)
+            return (mpt_log_level_t)i;
+    return MPT_LOG_INFO;
+}
+
+mpt_status_t mpt_session_vote(mpt_session_t *s, mpt_status_t own)
+{
+    uint8_t mine = (uint8_t)own, *all = calloc((size_t)s->boot->ranks, 1);
+    mpt_status_t worst = own;
+    if (all == NULL || s->boot->ops->exchange(s->boot, &mine, all, 1) != MPT_OK)
+        worst = MPT_ERR_COMM;
+    for (int r = 0; r < s->boot->ranks && worst != MPT_ERR_COMM; r++)
+        if (all[r] > (uint8_t)worst)
+            worst = (mpt_status_t)all[r];
+    free(all);
+    return worst;
+}
+
+/* Collective where the communicator is whole: peers may still be reading this rank's memory. */
+static void close_comm(mpt_session_t *s)
+{
+    if (s->comm == NULL)
+        return;
+    if (s->registration != NULL)
+        mpt_comm_deregister(s->comm, s->registration);
+    mpt_comm_destroy(s->comm);
+}
+
+void mpt_session_close(mpt_session_t *s)
+{
+    if (s == NULL)
+        return;
+    mpt_checkpoint_destroy(s->saver);
+    mpt_metrics_close(s->metrics);
+    mpt_data_close(s->train);
+    mpt_data_close(s->val);
+    close_comm(s);
+    mpt_memory_release(&s->memory);
+    mpt_arena_release(&s->peer_arena);
+    mpt_arena_release(&s->private_arena);
+    if (s->stream != NULL)
+        s->device->ops->stream_destroy(s->device, s->stream);
+    mpt_device_destroy(s->device);
+    mpt_pool_destroy(s->pool);
+    mpt_boot_destroy(s->own_boot);
+    free(s);
+}
+
+void mpt_session_request_stop(mpt_session_t *s)
+{
+    atomic_store(&s->stop_requested, 1);
+}
+
+void mpt_session_info(const mpt_session_t *s, mpt_session_info_t *info_p)
+{
+    const mpt_config_t *config = &s->config;
+    *info_p = (mpt_session_info_t){
+        .rank = s->boot->rank,
+        .ranks = s->boot->ranks,
+        .threads = s->place.threads,
+        .device = s->device->ops->name,
+        .kernels = s->memory_params.kernel_ops->name,
+        .isa = mpt_isa_name(s->memory_params.isa),
+        .comm = s->comm->ops->name,
+        .compute = mpt_dtype_name(config->precision.compute),
+        .reduce = mpt_dtype_name(config->precision.reduce),
+        .parameters = s->memory.layout.parameters,
+        .steps = config->train.steps,
+        .first_step = s->first_step,
+        .tokens_per_step = config->train.global_batch * config->data.sequence,
+        .log_every = config->log.every,
+        .flops_6nd_per_token = s->flops_6nd,
+        .flops_model_per_token = s->flops_palm,
+        .flops_causal_per_token = s->flops_causal,
+        .peak_flops = s->peak_flops,
+        .planned_bytes = (int64_t)s->planned_bytes,
+        .arena_bytes = (int64_t)(s->private_arena.mem.bytes + s->peer_arena.mem.bytes),
+        .checkpoint_dir = config->checkpoint.dir,
+        .log_dir = config->log.dir,
+        .metrics_path = s->metrics != NULL ? mpt_metrics_path(s->metrics) : ""};
+}
+
+/* The flat array that `kind` names, and its type. */
+static const void *kind_array(const mpt_state_t *state, const char *kind, mpt_dtype_t *dtype_p)
+{
+    *dtype_p = MPT_F32;
+    if (strcmp(kind, "master") == 0)
+        return state->master;
+    if (strcmp(kind, "m") == 0)
+        return state->m;
+    if (strcmp(kind, "v") == 0)
+        return state->v;
+    if (strcmp(kind, "accumulator") == 0)
+        return state->accumulator;
+    *dtype_p = state->wire;
+    if (strcmp(kind, "grad") == 0)
+        return state->gradient;
+    *dtype_p = state->compute;
+    return strcmp(kind, "working") == 0 ? state->working : NULL;
+}
+
+int64_t mpt_session_tensor(const mpt_session_t *s, const char *name, const char *kind, float *out,
+                           int64_t capacity)
+{
+    mpt_dtype_t dtype;
+    const mpt_layout_t *layout = &s->memory.layout;
+    const void *array = kind_array(&s->memory.state, kind, &dtype);
+    int tensor = mpt_layout_find(layout, name);
+    if (tensor < 0 || array == NULL)
+        return -1;
+    int64_t count = mpt_tensor_count(&layout->tensors[tensor]);
+    const char *at = (const char *)array + mpt_layout_at(layout, tensor) * (int64_t)mpt_dtype_bytes(dtype);
+    mpt_convert(out, MPT_F32, at, dtype, count < capacity ? count : capacity);
+    return count;
+}
+
+int mpt_session_profile(mpt_session_t *s, mpt_profile_row_t *rows, int capacity, int reset)
+{
+    int count = 0;
+    for (int op = 0; op < MPT_OP_COUNT; op++) {
+        mpt_op_profile_t *from = &s->kernels.profile[op];
+        if (from->calls == 0 || count == capacity)
+            continue;
+        rows[count++] = (mpt_profile_row_t){.op = mpt_op_name((mpt_op_t)op),
+                                            .seconds = from->seconds,
+                                            .flops = from->flops,
+                                            .calls = from->calls};
+        if (reset)
+            *from = (mpt_op_profile_t){0};
+    }
+    return count;
+}

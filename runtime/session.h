@@ -1,0 +1,107 @@
+/*
+ * A session's insides, shared by the files of this folder. See mpt.h for what it is.
+ */
+#ifndef MPT_SESSION_H
+#define MPT_SESSION_H
+
+#include <stdatomic.h>
+
+#include "boot.h"
+#include "checkpoint.h"
+#include "comm.h"
+#include "config.h"
+#include "data.h"
+#include "inject.h"
+#include "loss_scale.h"
+#include "memory.h"
+#include "metrics.h"
+#include "mpt.h"
+#include "optimizer.h"
+#include "place.h"
+#include "pool.h"
+#include "reducer.h"
+
+/* Where the run stands; saved whole in checkpoints. */
+typedef struct mpt_progress {
+    int64_t step;     /* data steps done */
+    int64_t applied;  /* optimizer steps among them */
+    int64_t position; /* samples consumed: where the next step's first one stands in the endless order */
+    int64_t tokens;
+    mpt_loss_scale_t scale;
+} mpt_progress_t;
+
+typedef struct mpt_log_target {
+    void (*log)(void *ctx, mpt_log_severity_t severity, const char *line);
+    void *ctx;
+} mpt_log_target_t;
+
+struct mpt_session {
+    mpt_log_target_t log_target;
+    mpt_log_t log;
+    mpt_boot_t *boot, *own_boot; /* own_boot: where the caller gave none */
+    mpt_config_t config;
+    mpt_environment_t environment;
+    mpt_place_t place;
+    mpt_memory_params_t memory_params; /* isa, threads, backends as chosen */
+    mpt_pool_t *pool;
+    mpt_device_t *device;
+    mpt_stream_t *stream;
+    mpt_arena_t private_arena, peer_arena;
+    size_t planned_bytes;
+    mpt_memory_t memory;
+    mpt_kernels_t kernels;
+    mpt_comm_t *comm;
+    void *registration;
+    mpt_reducer_t reducer;
+    mpt_loss_scale_rule_t scale_rule;
+    mpt_progress_t progress;
+    int64_t first_step;
+    mpt_data_t *train, *val;
+    int slot;                  /* of memory.inputs that holds the next step */
+    mpt_status_t data_status;  /* of reading it */
+    mpt_checkpoint_t *saver;
+    mpt_metrics_t *metrics;    /* rank 0 only */
+    mpt_inject_t inject;
+    atomic_int stop_requested;
+    int failed;                /* the communicator is unusable: no more collectives */
+    double peak_flops;         /* all ranks */
+    double flops_6nd, flops_palm, flops_causal; /* a token */
+    double pace_ms;            /* smoothed step time */
+};
+
+/** Every rank's status in, the worst out, and whose. Collective over the boot: for open, restore and close. */
+mpt_status_t mpt_session_vote(mpt_session_t *session, mpt_status_t own);
+/** Run one step (step.c); `verdict_p` may be NULL. Collective. */
+typedef struct mpt_step_report {
+    mpt_step_result_t result;
+    mpt_verdict_t verdict;
+    mpt_scale_change_t scale_change;
+    double scale_after;
+} mpt_step_report_t;
+mpt_status_t mpt_step_run(mpt_session_t *session, mpt_step_report_t *report_p);
+/** Read and check the next step's samples into the free slot; the status is kept in data_status. Local. */
+void mpt_step_read_ahead(mpt_session_t *session);
+
+/* save.c: checkpoints */
+
+/** Begin a save of the state as it is. A save in flight is settled first. Collective. */
+mpt_status_t mpt_save_begin(mpt_session_t *session);
+/** Look at the gathered records for a save in flight; ends it when all ranks are done. Returns 1: committed, -1: failed, 0: nothing ended. *step_p: of the save. */
+int mpt_save_poll(mpt_session_t *session, int64_t *step_p);
+/** Wait for the save in flight and end it by a vote. Collective. As mpt_save_poll in *outcome_p. */
+mpt_status_t mpt_save_settle(mpt_session_t *session, int *outcome_p, int64_t *step_p);
+
+/* restore.c */
+
+/** Start from a checkpoint, a model file, or random weights, as asked; collective, votes. `resume` as in mpt_session_params_t. */
+mpt_status_t mpt_restore(mpt_session_t *session, const char *resume, int fresh_over);
+/** The model's numbers in a checkpoint's meta into a config; 1 if all are there. */
+int mpt_restore_model_config(const mpt_checkpoint_meta_t *meta, mpt_config_t *config);
+/** `path` itself if it is a checkpoint folder, else the newest checkpoint in it; MPT_ERR_CHECKPOINT (logged) if there is none. */
+mpt_status_t mpt_restore_find(const char *path, const mpt_log_t *log, mpt_checkpoint_meta_t *meta_p);
+
+/* log adaptor */
+void mpt_session_log_sink(void *target, mpt_log_level_t level, const char *line);
+mpt_log_level_t mpt_session_log_level(const mpt_environment_t *environment);
+
+#endif

@@ -1,0 +1,349 @@
+/*
+ * Opening a session, stage by stage; every rank votes after each, so that a failure on one ends all.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "session.h"
+
+#define CONFIG_MAX_BYTES ((size_t)1 << 20)
+
+/* ---- stage 1: the config ------------------------------------------------------------------------------- */
+
+static char *read_file(const char *path, const mpt_log_t *log)
+{
+    FILE *file = fopen(path, "rb");
+    char *text = malloc(CONFIG_MAX_BYTES + 1);
+    size_t n = 0;
+    if (file != NULL && text != NULL)
+        n = fread(text, 1, CONFIG_MAX_BYTES + 1, file);
+    int failed = file == NULL || text == NULL || ferror(file) || n > CONFIG_MAX_BYTES;
+    if (failed)
+        mpt_log_error(log, "cannot read config %s: %s", path,
+                      n > CONFIG_MAX_BYTES ? "larger than 1 MiB" : strerror(errno));
+    if (file != NULL)
+        fclose(file);
+    if (failed) {
+        free(text);
+        return NULL;
+    }
+    text[n] = '\0';
+    return text;
+}
+
+/* Rank 0's text, to be freed; NULL elsewhere, or where it cannot be read. */
+static char *own_text(mpt_session_t *s, const mpt_config_source_t *source)
+{
+    if (s->boot->rank != 0)
+        return NULL;
+    if (source->text == NULL)
+        return source->path != NULL ? read_file(source->path, &s->log) : NULL;
+    return strdup(source->text);
+}
+
+/* Rank 0's bytes to every rank, through an exchange that is fixed in size. */
+static mpt_status_t share_text(mpt_session_t *s, char **text_p)
+{
+    int64_t bytes = *text_p != NULL ? (int64_t)strlen(*text_p) : -1;
+    int64_t *sizes = calloc((size_t)s->boot->ranks, sizeof *sizes);
+    if (sizes == NULL)
+        return MPT_ERR_NO_MEMORY;
+    mpt_status_t status = s->boot->ops->exchange(s->boot, &bytes, sizes, sizeof bytes);
+    bytes = sizes[0];
+    free(sizes);
+    if (status != MPT_OK || bytes < 0)
+        return status != MPT_OK ? status : MPT_ERR_CONFIG;
+    size_t block = (size_t)bytes + 1;
+    char *send = calloc(1, block), *all = calloc((size_t)s->boot->ranks, block);
+    if (send == NULL || all == NULL) {
+        free(send);
+        free(all);
+        return MPT_ERR_NO_MEMORY;
+    }
+    if (*text_p != NULL)
+        memcpy(send, *text_p, block);
+    status = s->boot->ops->exchange(s->boot, send, all, block);
+    free(*text_p);
+    free(send);
+    *text_p = all; /* rank 0's block stands first and ends in NUL */
+    return status;
+}
+
+static mpt_status_t open_config(mpt_session_t *s, const mpt_config_source_t *source)
+{
+    char *text = own_text(s, source);
+    const mpt_log_t *log = s->boot->rank == 0 ? &s->log : NULL;
+    mpt_status_t status = share_text(s, &text);
+    if (status == MPT_OK)
+        status = mpt_config_parse(text, source->path != NULL ? source->path : "config", source->overrides,
+                                  source->override_count, log, &s->config);
+    if (status == MPT_OK)
+        status = mpt_config_check_ranks(&s->config, s->boot->ranks, log);
+    free(text);
+    return status;
+}
+
+/* ---- stage 2: threads, device, backends -------------------------------------------------------------------- */
+
+/* The lowest instruction level of all ranks, so that all compute the same bits. */
+static mpt_status_t agree_on_isa(mpt_session_t *s, mpt_isa_t own, mpt_isa_t *isa_p)
+{
+    int32_t mine = (int32_t)own, *all = calloc((size_t)s->boot->ranks, sizeof *all);
+    if (all == NULL)
+        return MPT_ERR_NO_MEMORY;
+    mpt_status_t status = s->boot->ops->exchange(s->boot, &mine, all, sizeof mine);
+    *isa_p = own;
+    for (int r = 0; r < s->boot->ranks && status == MPT_OK; r++)
+        if (all[r] < (int32_t)*isa_p)
+            *isa_p = (mpt_isa_t)all[r];
+    free(all);
+    return status;
+}
+
+static mpt_status_t capped_isa(const mpt_session_t *s, mpt_isa_t *isa_p)
+{
+    const char *cap = s->environment.isa_cap;
+    mpt_isa_t detected = mpt_isa_detect();
+    *isa_p = detected;
+    if (cap[0] == '\0')
+        return MPT_OK;
+    for (int i = 0; i < MPT_ISA_COUNT; i++) {
+        if (strcmp(cap, mpt_isa_name((mpt_isa_t)i)) != 0)
+            continue;
+        *isa_p = (mpt_isa_t)i < detected ? (mpt_isa_t)i : detected;
+        return MPT_OK;
+    }
+    mpt_log_error(&s->log, "MPT_ISA=%s: not one of portable, avx2, avx512, avx512_bf16, amx", cap);
+    return MPT_ERR_CONFIG;
+}
+
+static mpt_status_t choose_backends(mpt_session_t *s)
+{
+    mpt_isa_t own;
+    const mpt_environment_t *env = &s->environment;
+    mpt_memory_params_t *p = &s->memory_params;
+    mpt_status_t status = capped_isa(s, &own);
+    p->config = &s->config;
+    p->ranks = s->boot->ranks;
+    p->comm_backend = env->comm[0] != '\0' ? env->comm : mpt_comm_choose(s->boot);
+    p->kernel_ops = mpt_kernels_find(env->kernels[0] != '\0' ? env->kernels : "cpu");
+    if (p->kernel_ops == NULL) {
+        mpt_log_error(&s->log, "MPT_KERNELS=%s: not one of cpu, ref", env->kernels);
+        status = MPT_ERR_CONFIG;
+    }
+    mpt_status_t agreed = agree_on_isa(s, own, &p->isa);
+    return status != MPT_OK ? status : agreed;
+}
+
+static mpt_status_t open_device(mpt_session_t *s)
+{
+    const mpt_place_t *place = &s->place;
+    mpt_status_t status = mpt_place_choose(s->boot, s->config.threads, &s->log, &s->place);
+    if (status != MPT_OK)
+        return status;
+    s->memory_params.threads = place->threads;
+    status = mpt_pool_create(&(mpt_pool_params_t){.threads = place->threads,
+                                                  .cpus = place->bound ? place->cpus : NULL,
+                                                  .yield = place->yield,
+                                                  .log = &s->log},
+                             &s->pool);
+    if (status == MPT_OK)
+        status = mpt_device_cpu_create(s->pool, &s->log, &s->device);
+    if (status == MPT_OK)
+        status = s->device->ops->stream_create(s->device, &s->stream);
+    return status;
+}
+
+/* ---- stage 3: memory, communicator, kernels -------------------------------------------------------------- */
+
+/* Count, allocate exactly that, cut again. */
+static mpt_status_t open_memory(mpt_session_t *s)
+{
+    mpt_arena_t private_count, peer_count;
+    mpt_status_t status = mpt_memory_create(&s->memory, &s->memory_params);
+    if (status != MPT_OK)
+        return status;
+    mpt_arena_init_counting(&private_count);
+    mpt_arena_init_counting(&peer_count);
+    mpt_memory_cut(&s->memory, &s->memory_params, &private_count, &peer_count);
+    s->planned_bytes = private_count.used + peer_count.used;
+    status = mpt_arena_init(&s->private_arena, s->device, MPT_MEM_PRIVATE, private_count.used);
+    if (status == MPT_OK)
+        status = mpt_arena_init(&s->peer_arena, s->device, MPT_MEM_PEER, peer_count.used);
+    if (status == MPT_OK)
+        mpt_memory_cut(&s->memory, &s->memory_params, &s->private_arena, &s->peer_arena);
+    return status;
+}
+
+static mpt_status_t open_comm(mpt_session_t *s)
+{
+    mpt_status_t status =
+        mpt_comm_create(&(mpt_comm_params_t){.backend = s->memory_params.comm_backend,
+                                             .boot = s->boot,
+                                             .device = s->device,
+                                             .log = &s->log,
+                                             .timeout_s = s->config.comm.timeout_s,
+                                             .yield = s->place.yield,
+                                             .scratch = s->memory.comm_scratch},
+                        &s->comm);
+    if (status != MPT_OK)
+        return status;
+    return mpt_comm_register(s->comm, &s->peer_arena.mem, &s->registration);
+}
+
+static mpt_status_t open_kernels(mpt_session_t *s)
+{
+    mpt_kernels_limits_t limits;
+    mpt_gpt2_t *model = &s->memory.model;
+    mpt_gpt2_limits(&model->shape, model->compute, &limits);
+    mpt_status_t status = mpt_kernels_init(&s->kernels, s->memory_params.kernel_ops, s->device, &s->log,
+                                           s->memory_params.isa, s->memory.kernel_scratch,
+                                           s->memory.kernel_scratch_bytes, &limits);
+    model->kernels = &s->kernels;
+    model->stream = s->stream;
+    s->reducer = (mpt_reducer_t){
+        .state = &s->memory.state,
+        .kernels = &s->kernels,
+        .comm = s->comm,
+        .stream = s->stream,
+        .divisor = mpt_reducer_divisor(s->config.precision.reduce,
+                                       mpt_memory_micro_steps(&s->config, s->boot->ranks), s->boot->ranks)};
+    return status;
+}
+
+/* ---- stage 4: data ------------------------------------------------------------------------------------------- */
+
+static mpt_status_t open_data(mpt_session_t *s)
+{
+    const mpt_config_t *config = &s->config;
+    mpt_data_params_t params = {.pattern = config->data.train,
+                                .sequence = config->data.sequence,
+                                .vocab = config->model.vocab,
+                                .shuffled = config->data.order == MPT_ORDER_SHUFFLED,
+                                .seed = config->train.seed,
+                                .log = &s->log};
+    mpt_status_t status = mpt_data_open(&params, &s->train);
+    if (status != MPT_OK || mpt_memory_val_micros(config, s->boot->ranks) == 0)
+        return status;
+    params.pattern = config->data.val;
+    params.shuffled = 0;
+    return mpt_data_open(&params, &s->val);
+}
+
+/* ---- stage 5: where the run stands ----------------------------------------------------------------------------- */
+
+static void fill_scale_rule(mpt_session_t *s)
+{
+    const mpt_config_t *config = &s->config;
+    s->scale_rule = (mpt_loss_scale_rule_t){
+        .dynamic = config->precision.dynamic_scale,
+        .init = config->precision.dynamic_scale ? config->precision.init_scale
+                                                : config->precision.fixed_scale,
+        .growth = config->precision.growth,
+        .backoff = config->precision.backoff,
+        .floor = config->precision.min_scale,
+        .ceiling = config->precision.max_scale,
+        .growth_interval = config->precision.growth_interval,
+        .hysteresis = config->precision.hysteresis,
+        .max_skips = config->precision.max_skips};
+}
+
+static mpt_status_t open_files(mpt_session_t *s)
+{
+    const mpt_config_t *config = &s->config;
+    mpt_status_t status = mpt_checkpoint_create(
+        &(mpt_checkpoint_params_t){.dir = config->checkpoint.dir,
+                                   .keep = config->checkpoint.keep,
+                                   .layout = &s->memory.layout,
+                                   .log = &s->log,
+                                   .rank = s->boot->rank,
+                                   .snapshot = s->memory.snapshot},
+        &s->saver);
+    if (status == MPT_OK && s->boot->rank == 0)
+        status = mpt_metrics_open(config->log.dir, s->progress.step, &s->log, &s->metrics);
+    return status;
+}
+
+static mpt_status_t measure_peak(mpt_session_t *s)
+{
+    double own = mpt_peak_flops(s->device, s->memory_params.isa, s->config.precision.compute);
+    double *all = calloc((size_t)s->boot->ranks, sizeof *all);
+    if (all == NULL)
+        return MPT_ERR_NO_MEMORY;
+    mpt_status_t status = s->boot->ops->exchange(s->boot, &own, all, sizeof own);
+    for (int r = 0; r < s->boot->ranks && status == MPT_OK; r++)
+        s->peak_flops += all[r];
+    free(all);
+    mpt_gpt2_flops(&s->memory.model.shape, s->memory.layout.parameters, &s->flops_6nd, &s->flops_palm,
+                   &s->flops_causal);
+    return status;
+}
+
+static mpt_status_t read_first_step(mpt_session_t *s)
+{
+    mpt_status_t status = mpt_inject_parse(s->environment.inject, &s->memory.layout, &s->log, &s->inject);
+    if (status == MPT_OK && s->progress.step < s->config.train.steps) {
+        mpt_step_read_ahead(s);
+        status = s->data_status;
+    }
+    return status;
+}
+
+/* ---- all of it --------------------------------------------------------------------------------------------- */
+
+typedef mpt_status_t (*stage_t)(mpt_session_t *session);
+
+static mpt_status_t open_stages(mpt_session_t *s, const mpt_session_params_t *params)
+{
+    static const stage_t before[] = {choose_backends, open_device, open_memory, open_comm, open_kernels,
+                                     open_data};
+    static const stage_t after[] = {open_files, measure_peak, read_first_step};
+    mpt_status_t status = mpt_session_vote(s, open_config(s, &params->config));
+    for (size_t i = 0; i < sizeof before / sizeof *before && status == MPT_OK; i++)
+        status = mpt_session_vote(s, before[i](s));
+    if (status != MPT_OK)
+        return status;
+    fill_scale_rule(s);
+    status = mpt_restore(s, params->resume, params->fresh_over);
+    for (size_t i = 0; i < sizeof after / sizeof *after && status == MPT_OK; i++)
+        status = mpt_session_vote(s, after[i](s));
+    return status;
+}
+
+static mpt_status_t own_boot(mpt_session_t *s, mpt_boot_t *boot)
+{
+    s->boot = boot;
+    if (boot != NULL)
+        return MPT_OK;
+    mpt_status_t status = mpt_boot_self_create(&s->own_boot);
+    s->boot = s->own_boot;
+    return status;
+}
+
+mpt_status_t mpt_session_open(const mpt_session_params_t *params, mpt_session_t **session_p)
+{
+    mpt_session_t *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return MPT_ERR_NO_MEMORY;
+    mpt_environment_read(&s->environment);
+    atomic_init(&s->stop_requested, 0);
+    mpt_status_t status = own_boot(s, params->boot);
+    if (status != MPT_OK) {
+        free(s);
+        return status;
+    }
+    s->log_target = (mpt_log_target_t){params->log, params->log_ctx};
+    s->log = (mpt_log_t){.level = mpt_session_log_level(&s->environment),
+                         .rank = s->boot->rank,
+                         .sink = params->log != NULL ? mpt_session_log_sink : NULL,
+                         .ctx = &s->log_target};
+    status = open_stages(s, params);
+    if (status != MPT_OK) {
+        mpt_session_close(s);
+        return status;
+    }
+    *session_p = s;
+    return MPT_OK;
+}

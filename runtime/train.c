@@ -1,0 +1,228 @@
+/*
+ * The training loop around the step: metrics, events, validation, checkpoints, stopping.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "numeric.h"
+#include "session.h"
+
+typedef struct train {
+    mpt_session_t *session;
+    const mpt_train_hooks_t *hooks;
+} train_t;
+
+static void notice(train_t *train, int64_t step, const char *kind, const char *text, double val_loss)
+{
+    if (train->hooks != NULL && train->hooks->on_notice != NULL)
+        train->hooks->on_notice(train->hooks->ctx, &(mpt_notice_t){.step = step,
+                                                                   .kind = kind,
+                                                                   .text = text,
+                                                                   .val_loss = val_loss});
+}
+
+/* ---- events ---------------------------------------------------------------------------------------- */
+
+/* Why and where a step was skipped: for the metrics and for a person. */
+static void report_skip(train_t *train, const mpt_step_report_t *report)
+{
+    mpt_session_t *s = train->session;
+    const mpt_verdict_t *v = &report->verdict;
+    const char *cause = v->bad_rank < 0 ? "loss" : v->wire ? "gradient" : "sum over ranks";
+    char fields[512], text[512], value[40], name[MPT_TENSOR_MAX_NAME] = "";
+    int tensor;
+    int64_t element = 0;
+    if (v->bad_rank >= 0 &&
+        mpt_layout_locate_global(&s->memory.layout, (int64_t)v->bad_element, &tensor, &element))
+        snprintf(name, sizeof name, "%s", s->memory.layout.tensors[tensor].name);
+    mpt_metrics_number((double)mpt_f32_from_bits(v->bad_bits), value, sizeof value);
+    snprintf(fields, sizeof fields,
+             "\"cause\":\"%s\",\"rank\":%d,\"tensor\":\"%s\",\"element\":%" PRId64
+             ",\"micro_step\":%d,\"value\":%s,\"count\":%" PRIu64 ",\"loss_scale\":%.17g",
+             cause, v->bad_rank, name, element, v->bad_micro_step, value, v->bad_count,
+             report->result.loss_scale);
+    mpt_metrics_event(s->metrics, report->result.step, "skip", fields);
+    if (v->bad_rank < 0)
+        snprintf(text, sizeof text, "step %" PRId64 " skipped: the loss is not finite", report->result.step);
+    else
+        snprintf(text, sizeof text,
+                 "step %" PRId64 " skipped: non-finite %s, rank %d, %s[%" PRId64 "] = %s, micro-step %d, "
+                 "%" PRIu64 " such values, loss scale %g",
+                 report->result.step, cause, v->bad_rank, name, element, value, v->bad_micro_step,
+                 v->bad_count, report->result.loss_scale);
+    notice(train, report->result.step, "skip", text, 0.0);
+}
+
+static void report_scale(train_t *train, const mpt_step_report_t *report)
+{
+    char fields[128], text[160];
+    double before = report->result.loss_scale, after = report->scale_after;
+    if (before == after)
+        return;
+    snprintf(fields, sizeof fields, "\"from\":%.17g,\"to\":%.17g", before, after);
+    snprintf(text, sizeof text, "loss scale %g -> %g", before, after);
+    mpt_metrics_event(train->session->metrics, report->result.step, "scale", fields);
+    notice(train, report->result.step, "scale", text, 0.0);
+}
+
+/* A save has ended; `step` is the state's. */
+static void report_save(train_t *train, int outcome, int64_t step)
+{
+    mpt_session_t *s = train->session;
+    char fields[1200], text[1200], path[1100];
+    const char *kind = outcome > 0 ? "checkpoint" : "checkpoint_failed";
+    if (outcome == 0)
+        return;
+    mpt_checkpoint_path(s->config.checkpoint.dir, step, path, sizeof path);
+    snprintf(fields, sizeof fields, "\"saved_step\":%" PRId64, step);
+    snprintf(text, sizeof text, outcome > 0 ? "saved %s" : "could not save %s; older checkpoints are whole",
+             path);
+    mpt_metrics_event(s->metrics, s->progress.step, kind, fields);
+    notice(train, s->progress.step, kind, text, 0.0);
+}
+
+/* ---- what follows a step ------------------------------------------------------------------------------ */
+
+static mpt_status_t settle(train_t *train)
+{
+    int outcome;
+    int64_t step;
+    mpt_status_t status = mpt_save_settle(train->session, &outcome, &step);
+    if (status == MPT_OK)
+        report_save(train, outcome, step);
+    return status;
+}
+
+/* The save that ends a run: where it fails, the run must not look as if it were saved. */
+static mpt_status_t settle_last(train_t *train)
+{
+    mpt_session_t *s = train->session;
+    int outcome;
+    int64_t step;
+    mpt_status_t status = mpt_save_settle(s, &outcome, &step);
+    if (status != MPT_OK)
+        return status;
+    report_save(train, outcome, step);
+    if (outcome > 0)
+        return MPT_OK;
+    if (s->boot->rank == 0)
+        mpt_log_error(&s->log, "step %" PRId64 " is not saved: the run ends at an older checkpoint", step);
+    return MPT_ERR_IO;
+}
+
+/* Save if due; wait for it where the run ends here. */
+static mpt_status_t save_if_due(train_t *train, int last)
+{
+    mpt_session_t *s = train->session;
+    int64_t every = s->config.checkpoint.every, step = s->progress.step;
+    int outcome;
+    int64_t saved;
+    if (!last && (every == 0 || step % every != 0))
+        return MPT_OK;
+    mpt_status_t status = mpt_save_settle(s, &outcome, &saved);
+    if (status != MPT_OK)
+        return status;
+    report_save(train, outcome, saved);
+    status = mpt_save_begin(s);
+    return status == MPT_OK && last ? settle_last(train) : status;
+}
+
+static mpt_status_t validate_if_due(train_t *train, int last)
+{
+    mpt_session_t *s = train->session;
+    int64_t every = s->config.train.val_every, step = s->progress.step;
+    char text[64];
+    double loss;
+    if (s->val == NULL || (!last && step % every != 0))
+        return MPT_OK;
+    mpt_status_t status = mpt_session_validate(s, &loss);
+    if (status != MPT_OK)
+        return status;
+    mpt_metrics_validation(s->metrics, step, loss);
+    snprintf(text, sizeof text, "validation loss %.4f", loss);
+    notice(train, step, "validation", text, loss);
+    return MPT_OK;
+}
+
+static void report_step(train_t *train, const mpt_step_report_t *report)
+{
+    mpt_session_t *s = train->session;
+    mpt_metrics_step(s->metrics, &report->result);
+    if (train->hooks != NULL && train->hooks->on_step != NULL)
+        train->hooks->on_step(train->hooks->ctx, &report->result);
+    if (report->verdict.overflow)
+        report_skip(train, report);
+    report_scale(train, report);
+}
+
+static mpt_status_t diverged(train_t *train, const mpt_step_report_t *report)
+{
+    mpt_session_t *s = train->session;
+    mpt_metrics_event(s->metrics, report->result.step, "stop", "\"cause\":\"diverged\"");
+    if (s->boot->rank == 0)
+        mpt_log_error(&s->log,
+                      "diverged: %" PRId64 " steps in a row were skipped and the loss scale cannot fall "
+                      "below %g; the first non-finite value of the last one is in the line before. Lower "
+                      "train.lr, or look at the data",
+                      s->progress.scale.consecutive_skips, report->scale_after);
+    mpt_status_t status = settle(train);
+    return status == MPT_OK ? MPT_ERR_DIVERGED : status;
+}
+
+static mpt_status_t stopped(train_t *train)
+{
+    mpt_session_t *s = train->session;
+    mpt_metrics_event(s->metrics, s->progress.step, "stop", "\"cause\":\"request\"");
+    notice(train, s->progress.step, "stop", "stopped on request; run again with --resume auto to go on",
+           0.0);
+    return MPT_STOPPED;
+}
+
+/* One step and all that hangs on it. *stop_p: every rank is to stop here. */
+static mpt_status_t one_step(train_t *train, int *stop_p)
+{
+    mpt_session_t *s = train->session;
+    mpt_step_report_t report;
+    int64_t saved = -1;
+    mpt_status_t status = mpt_step_run(s, &report);
+    if (status != MPT_OK && s->failed)
+        return status;
+    report_step(train, &report);
+    int ended = mpt_save_poll(s, &saved);
+    report_save(train, ended, saved);
+    if (status != MPT_OK) /* a rank cannot go on; all know */
+        return status;
+    if (report.scale_change == MPT_SCALE_STUCK)
+        return diverged(train, &report);
+    int last = s->progress.step == s->config.train.steps;
+    *stop_p = report.verdict.stop && !last;
+    status = *stop_p ? MPT_OK : validate_if_due(train, last);
+    if (status == MPT_OK)
+        status = save_if_due(train, *stop_p || (last && s->config.checkpoint.every > 0));
+    return status;
+}
+
+mpt_status_t mpt_session_train(mpt_session_t *s, const mpt_train_hooks_t *hooks)
+{
+    train_t train = {.session = s, .hooks = hooks};
+    int stop = 0;
+    if (s->failed)
+        return MPT_ERR_COMM;
+    if (s->first_step > 1) {
+        char text[128];
+        int finished = s->progress.step >= s->config.train.steps;
+        snprintf(text, sizeof text, finished ? "finished already at step %" PRId64 "; nothing to do"
+                                             : "resumed after step %" PRId64,
+                 s->progress.step);
+        notice(&train, s->progress.step, "resume", text, 0.0);
+    }
+    while (s->progress.step < s->config.train.steps) {
+        mpt_status_t status = one_step(&train, &stop);
+        if (status != MPT_OK)
+            return status;
+        if (stop)
+            return stopped(&train);
+    }
+    return MPT_OK;
+}

@@ -1,0 +1,115 @@
+/*
+ * Checkpoints: folders that hold the whole training state, written by all ranks at once and readable by any
+ * number of ranks.
+ *
+ *   dir/step-00000100/meta            text: "key = value" lines, the last of them the checksum of the rest
+ *   dir/step-00000100/rank-00000.bin  one per rank that saved:
+ *       header   magic, version, rank, ranks, step, extents, checksum of header and extents
+ *       extents  (tensor, kind, first element, count, file offset, checksum) ...
+ *       payload  FP32, little-endian, the extents' elements one after the other
+ *
+ * Rank r writes slice r of every unit, cut into extents of unpadded tensors, so that a reader needs only the
+ * tensor table. Written as dir/step-00000100.partial, every file synced; when all ranks have said "synced"
+ * through the consensus record, rank 0 writes and syncs `meta` and renames the folder: that is the commit. A failed
+ * save is removed and leaves older checkpoints whole. Checksums are XXH3 (64 bits).
+ */
+#ifndef MPT_CHECKPOINT_H
+#define MPT_CHECKPOINT_H
+
+#include "layout.h"
+#include "log.h"
+#include "state.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MPT_CHECKPOINT_META_MAX 4096
+#define MPT_CHECKPOINT_PATH_MAX 1400
+
+/* ---- saving -------------------------------------------------------------------------------------- */
+
+typedef struct mpt_checkpoint mpt_checkpoint_t;
+
+typedef struct mpt_checkpoint_params {
+    const char *dir;
+    int64_t keep;               /* newest checkpoints to keep */
+    const mpt_layout_t *layout; /* borrowed */
+    const mpt_log_t *log;       /* borrowed */
+    int rank;
+    float *snapshot; /* borrowed, 3 * mpt_layout_owned floats: saves are asynchronous; NULL: they are not */
+} mpt_checkpoint_params_t;
+
+/* A rank's progress with the save that began last, as it rides the record. */
+typedef enum mpt_save_progress {
+    MPT_SAVE_IDLE = 0,
+    MPT_SAVE_WRITING = 1,
+    MPT_SAVE_SYNCED = 2,
+    MPT_SAVE_FAILED = 3
+} mpt_save_progress_t;
+
+/** Create the saver; makes the folder. @return MPT_OK; MPT_ERR_IO (logged); MPT_ERR_NO_MEMORY. */
+mpt_status_t mpt_checkpoint_create(const mpt_checkpoint_params_t *params, mpt_checkpoint_t **saver_p);
+/** Wait for a write in flight and free; an uncommitted save is left as .partial. NULL is allowed. */
+void mpt_checkpoint_destroy(mpt_checkpoint_t *saver);
+/**
+ * Begin to save `state` as of `step`; meta is the session's "key = value" lines. Asynchronous: returns once the state is
+ * copied; else when it is written. One save at a time. Local. Failures show in mpt_checkpoint_progress.
+ */
+void mpt_checkpoint_begin(mpt_checkpoint_t *saver, const mpt_state_t *state, int64_t step, const char *meta);
+/** This rank's progress. Does not block. */
+mpt_save_progress_t mpt_checkpoint_progress(mpt_checkpoint_t *saver);
+/** Wait until this rank's progress is not WRITING. */
+void mpt_checkpoint_wait(mpt_checkpoint_t *saver);
+/**
+ * End the save once every rank's progress is known: commit (all synced) or remove it (any failed). Every rank calls it with the same
+ * `commit`; rank 0 does the work, the others only forget. On rank 0 returns MPT_ERR_IO where the commit itself failed (logged, removed).
+ */
+mpt_status_t mpt_checkpoint_finish(mpt_checkpoint_t *saver, int commit);
+/** Step of the save in flight, or -1. */
+int64_t mpt_checkpoint_step(const mpt_checkpoint_t *saver);
+
+/* ---- reading ------------------------------------------------------------------------------------- */
+
+/** A checkpoint's meta, checked. */
+typedef struct mpt_checkpoint_meta {
+    char path[MPT_CHECKPOINT_PATH_MAX];
+    char text[MPT_CHECKPOINT_META_MAX];
+    int64_t step;
+    int ranks; /* that saved it */
+} mpt_checkpoint_meta_t;
+
+/** Steps of the committed checkpoints in `dir`, newest first; at most `capacity`. Returns their number (0 where there is no folder). */
+int mpt_checkpoint_list(const char *dir, int64_t *steps, int capacity);
+/** dir/step-00000100 */
+void mpt_checkpoint_path(const char *dir, int64_t step, char *out, size_t bytes);
+/** Read and check `path`/meta. @return MPT_OK; MPT_ERR_CHECKPOINT (logged: what is wrong). */
+mpt_status_t mpt_checkpoint_read_meta(const char *path, const mpt_log_t *log, mpt_checkpoint_meta_t *meta_p);
+/** The value of `key` in meta text, copied; 1 if found. */
+int mpt_checkpoint_get(const char *text, const char *key, char *out, size_t bytes);
+/** A fingerprint of a tensor table: names and shapes. */
+uint64_t mpt_checkpoint_fingerprint(const mpt_tensor_t *tensors, int count);
+
+typedef enum mpt_checkpoint_kind {
+    MPT_KIND_MASTER = 0,
+    MPT_KIND_M = 1,
+    MPT_KIND_V = 2,
+    MPT_KIND_COUNT = 3
+} mpt_checkpoint_kind_t;
+
+/**
+ * Load every element of every tensor into flat arrays over `layout` (by kind; a NULL array is skipped but verified), checking every checksum and that each
+ * element came exactly once. Any number of ranks may have saved. Local. @return MPT_OK; MPT_ERR_CHECKPOINT (logged: file, offset, what), arrays then
+ * hold anything; MPT_ERR_NO_MEMORY.
+ */
+mpt_status_t mpt_checkpoint_load(const mpt_checkpoint_meta_t *meta, const mpt_layout_t *layout,
+                                 float *const arrays[MPT_KIND_COUNT], const mpt_log_t *log);
+/** Bytes of the folder's files together, as the file system has them. */
+int64_t mpt_checkpoint_bytes(const mpt_checkpoint_meta_t *meta);
+/** Verify every byte of every file without a model. *bytes_p: what was read. */
+mpt_status_t mpt_checkpoint_verify(const mpt_checkpoint_meta_t *meta, const mpt_log_t *log, int64_t *bytes_p);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

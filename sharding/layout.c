@@ -1,0 +1,162 @@
+#include "layout.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t round_up(int64_t value, int64_t multiple)
+{
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+/* Lay the unit's tensors of one kind (decayed or not) from `at` on; returns where they end. */
+static int64_t place_kind(mpt_layout_t *layout, int unit, int decay, int64_t at)
+{
+    for (int t = 0; t < layout->tensor_count; t++) {
+        const mpt_tensor_t *tensor = &layout->tensors[t];
+        if (tensor->unit != unit || !!tensor->decay != decay)
+            continue;
+        layout->offset[t] = at;
+        at = round_up(at + mpt_tensor_count(tensor) + tensor->reserve, MPT_LAYOUT_ALIGN);
+    }
+    return at;
+}
+
+static void place_unit(mpt_layout_t *layout, int unit)
+{
+    mpt_unit_t *u = &layout->units[unit];
+    u->first = layout->total;
+    u->decay_count = place_kind(layout, unit, 1, 0);
+    u->used = place_kind(layout, unit, 0, u->decay_count);
+    u->padded = round_up(u->used, (int64_t)MPT_LAYOUT_ALIGN * layout->ranks);
+    layout->total += u->padded;
+}
+
+static int count_units(const mpt_tensor_t *tensors, int tensor_count)
+{
+    int units = 0;
+    for (int t = 0; t < tensor_count; t++)
+        if (tensors[t].unit >= units)
+            units = tensors[t].unit + 1;
+    return units;
+}
+
+mpt_status_t mpt_layout_build(const mpt_tensor_t *tensors, int tensor_count, int ranks,
+                              mpt_layout_t *layout_p)
+{
+    if (tensor_count < 1 || ranks < 1)
+        return MPT_ERR_INVALID_ARG;
+    mpt_layout_t layout = {.ranks = ranks, .tensor_count = tensor_count};
+    layout.unit_count = count_units(tensors, tensor_count);
+    layout.tensors = malloc((size_t)tensor_count * sizeof *layout.tensors);
+    layout.offset = calloc((size_t)tensor_count, sizeof *layout.offset);
+    layout.units = calloc((size_t)layout.unit_count, sizeof *layout.units);
+    if (layout.tensors == NULL || layout.offset == NULL || layout.units == NULL) {
+        mpt_layout_release(&layout);
+        return MPT_ERR_NO_MEMORY;
+    }
+    memcpy(layout.tensors, tensors, (size_t)tensor_count * sizeof *tensors);
+    for (int t = 0; t < tensor_count; t++) {
+        layout.tensors[t].first = layout.parameters;
+        layout.parameters += mpt_tensor_count(&tensors[t]);
+    }
+    for (int u = 0; u < layout.unit_count; u++)
+        place_unit(&layout, u);
+    *layout_p = layout;
+    return MPT_OK;
+}
+
+void mpt_layout_release(mpt_layout_t *layout)
+{
+    free(layout->tensors);
+    free(layout->offset);
+    free(layout->units);
+    memset(layout, 0, sizeof *layout);
+}
+
+int64_t mpt_layout_slice(const mpt_layout_t *layout, int unit)
+{
+    return layout->units[unit].padded / layout->ranks;
+}
+
+int64_t mpt_layout_at(const mpt_layout_t *layout, int tensor)
+{
+    return layout->units[layout->tensors[tensor].unit].first + layout->offset[tensor];
+}
+
+int mpt_layout_locate(const mpt_layout_t *layout, int unit, int64_t offset, int *tensor_p,
+                      int64_t *element_p)
+{
+    for (int t = 0; t < layout->tensor_count; t++) {
+        int64_t element = offset - layout->offset[t];
+        if (layout->tensors[t].unit != unit || element < 0 ||
+            element >= mpt_tensor_count(&layout->tensors[t]))
+            continue;
+        *tensor_p = t;
+        *element_p = element;
+        return 1;
+    }
+    *tensor_p = -1;
+    return 0;
+}
+
+int mpt_layout_locate_global(const mpt_layout_t *layout, int64_t global, int *tensor_p,
+                             int64_t *element_p)
+{
+    for (int t = 0; t < layout->tensor_count; t++) {
+        int64_t element = global - layout->tensors[t].first;
+        if (element < 0 || element >= mpt_tensor_count(&layout->tensors[t]))
+            continue;
+        *tensor_p = t;
+        *element_p = element;
+        return 1;
+    }
+    *tensor_p = -1;
+    return 0;
+}
+
+int mpt_layout_find(const mpt_layout_t *layout, const char *name)
+{
+    for (int t = 0; t < layout->tensor_count; t++)
+        if (strcmp(layout->tensors[t].name, name) == 0)
+            return t;
+    return -1;
+}
+
+/* Cut tensor `t` to slice [low, high) of its unit; returns 0 where they do not meet. */
+static int cut_tensor(const mpt_layout_t *layout, int t, int rank, mpt_extent_t *extent_p)
+{
+    const mpt_unit_t *unit = &layout->units[layout->tensors[t].unit];
+    int64_t slice = unit->padded / layout->ranks;
+    int64_t low = slice * rank, high = low + slice;
+    int64_t begin = layout->offset[t], end = begin + mpt_tensor_count(&layout->tensors[t]);
+    if (begin < low)
+        begin = low;
+    if (end > high)
+        end = high;
+    if (begin >= end)
+        return 0;
+    *extent_p = (mpt_extent_t){.tensor = t,
+                               .first = begin - layout->offset[t],
+                               .count = end - begin,
+                               .at = unit->first + begin};
+    return 1;
+}
+
+int mpt_layout_extents(const mpt_layout_t *layout, int rank, mpt_extent_t *extents)
+{
+    int count = 0;
+    for (int t = 0; t < layout->tensor_count; t++)
+        count += cut_tensor(layout, t, rank, &extents[count]);
+    return count;
+}
+
+int64_t mpt_layout_owned(const mpt_layout_t *layout, int rank)
+{
+    int64_t elements = 0;
+    for (int t = 0; t < layout->tensor_count; t++) {
+        mpt_extent_t extent;
+        if (cut_tensor(layout, t, rank, &extent))
+            elements += extent.count;
+    }
+    return elements;
+}

@@ -1,0 +1,411 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include "conformance.h"
+#include "party.h"
+
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* Run a party in which every rank's body must return 0. */
+static void assert_party(const party_t *party)
+{
+    party_table_t *table = party_run(party);
+    for (int r = 0; r < party->ranks; r++) {
+        if (table->result[r] != 0)
+            print_error("rank %d of %d: %d\n%s", r, party->ranks, table->result[r], table->said[r]);
+        assert_int_equal(table->result[r], 0);
+    }
+    munmap(table, sizeof *table);
+}
+
+/* ---- conformance -------------------------------------------------------------------------------------- */
+
+static int conform(party_rank_t *rank)
+{
+    return conformance_run(rank->comm, rank->device);
+}
+
+static void self_conforms(void **state)
+{
+    (void)state;
+    assert_party(&(party_t){.ranks = 1, .backend = "self", .body = conform});
+    assert_party(&(party_t){.ranks = 1, .backend = "self", .pool_threads = 2, .body = conform});
+}
+
+static void shm_conforms_for_1_to_9_threads(void **state)
+{
+    (void)state;
+    for (int ranks = 1; ranks <= 9; ranks++)
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 60, .body = conform});
+}
+
+static void shm_conforms_for_processes(void **state)
+{
+    (void)state;
+    for (int ranks = 2; ranks <= 5; ranks += 3)
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 60, .processes = 1,
+                                .body = conform});
+}
+
+static void shm_conforms_with_a_pool_of_threads_a_rank(void **state)
+{
+    (void)state;
+    assert_party(&(party_t){.ranks = 3, .backend = "shm", .timeout_s = 60, .pool_threads = 2,
+                            .body = conform});
+}
+
+/* ---- failures ------------------------------------------------------------------------------------------ */
+
+static int says(const party_rank_t *rank, const char *words)
+{
+    if (strstr(rank->said, words))
+        return 1;
+    fprintf(stderr, "rank %d should say \"%s\", but says:\n%s", rank->rank, words, rank->said);
+    return 0;
+}
+
+static mpt_status_t sum_one(mpt_comm_t *comm)
+{
+    float value = 1;
+    return mpt_comm_all_reduce(comm, &value, &value, 1, MPT_F32, NULL);
+}
+
+/* Wait inside collectives until one fails; the rounds that went well are not counted. */
+static mpt_status_t sum_until_failure(mpt_comm_t *comm)
+{
+    mpt_status_t status = MPT_OK;
+    while (!status)
+        status = sum_one(comm);
+    return status;
+}
+
+static int abort_in_third_round(party_rank_t *rank)
+{
+    mpt_comm_t *comm = rank->comm;
+    comm->what = "unit 3 gradients";
+    for (int round = 0; round < 3; round++)
+        if (sum_one(comm) != MPT_OK)
+            return 1;
+    if (rank->rank == 2) {
+        mpt_comm_abort(comm, "disk on fire");
+        return !says(rank, "aborted: disk on fire") + (sum_one(comm) != MPT_ERR_COMM);
+    }
+    double start = now();
+    int wrong = sum_until_failure(comm) != MPT_ERR_COMM;
+    wrong += !(now() - start < 5);
+    wrong += !says(rank, "rank 2 gave up: aborted: disk on fire");
+    wrong += !says(rank, "unit 3 gradients: all_reduce");
+    return wrong + (mpt_comm_poll(comm) != MPT_ERR_COMM) + (sum_one(comm) != MPT_ERR_COMM);
+}
+
+static void abort_by_one_rank_fails_all_soon(void **state)
+{
+    (void)state;
+    assert_party(&(party_t){.ranks = 4, .backend = "shm", .body = abort_in_third_round});
+    assert_party(&(party_t){.ranks = 4, .backend = "shm", .processes = 1,
+                            .body = abort_in_third_round});
+}
+
+static int poll_until_aborted(party_rank_t *rank)
+{
+    if (rank->rank == 0) {
+        mpt_comm_abort(rank->comm, NULL);
+        return 0;
+    }
+    while (mpt_comm_poll(rank->comm) == MPT_OK)
+        sched_yield();
+    return !says(rank, "poll: rank 0 gave up: aborted: no reason given");
+}
+
+static void poll_learns_of_an_abort(void **state)
+{
+    (void)state;
+    assert_party(&(party_t){.ranks = 3, .backend = "shm", .body = poll_until_aborted});
+}
+
+static int wait_for_late_ranks(party_rank_t *rank)
+{
+    if (rank->rank == 1 || rank->rank == 2) { /* never arrive, and learn of it */
+        while (mpt_comm_poll(rank->comm) == MPT_OK)
+            usleep(1000);
+        return !says(rank, "gave up: no sign of ranks 1 and 2 for 0.3 s");
+    }
+    int64_t record[8] = {0}, records[32];
+    double start = now();
+    rank->comm->what = "record 17";
+    int wrong = mpt_comm_all_gather(rank->comm, record, records, sizeof record, NULL) !=
+                MPT_ERR_COMM;
+    wrong += !(now() - start > 0.25) + !(now() - start < 10);
+    wrong += !says(rank, "record 17: all_gather: ") + !says(rank, "no sign of ranks 1 and 2");
+    return wrong;
+}
+
+static void timeout_names_the_ranks_that_never_arrived(void **state)
+{
+    (void)state;
+    party_t party = {.ranks = 4, .backend = "shm", .timeout_s = 0.3, .body = wait_for_late_ranks};
+    assert_party(&party);
+    party.processes = 1;
+    assert_party(&party);
+}
+
+static int receive_from_silent_rank(party_rank_t *rank)
+{
+    char byte = 0;
+    if (rank->rank == 1) {
+        while (mpt_comm_poll(rank->comm) == MPT_OK)
+            usleep(1000);
+        return 0;
+    }
+    int wrong = mpt_comm_recv(rank->comm, &byte, 1, 1, NULL) != MPT_ERR_COMM;
+    return wrong + !says(rank, "recv: no sign of rank 1 for 0.2 s");
+}
+
+static void receive_times_out_and_names_the_sender(void **state)
+{
+    (void)state;
+    assert_party(&(party_t){.ranks = 2, .backend = "shm", .timeout_s = 0.2,
+                            .body = receive_from_silent_rank});
+}
+
+static int die_in_third_round(party_rank_t *rank)
+{
+    for (int round = 0; round < 3; round++)
+        if (sum_one(rank->comm) != MPT_OK)
+            return 1;
+    if (rank->rank == 2)
+        raise(SIGKILL);
+    double start = now();
+    int wrong = sum_until_failure(rank->comm) != MPT_ERR_COMM;
+    wrong += !(now() - start < 5);
+    return wrong + !says(rank, "rank 2 died");
+}
+
+static void killed_rank_is_named_by_all_others(void **state)
+{
+    (void)state;
+    party_t party = {.ranks = 4, .backend = "shm", .timeout_s = 30, .processes = 1,
+                     .body = die_in_third_round};
+    party_table_t *table = party_run(&party);
+    for (int r = 0; r < party.ranks; r++)
+        assert_int_equal(table->result[r], r == 2 ? PARTY_KILLED : 0);
+    munmap(table, sizeof *table);
+}
+
+static int poll_until_death(party_rank_t *rank)
+{
+    if (sum_one(rank->comm) != MPT_OK)
+        return 1;
+    if (rank->rank == 1)
+        raise(SIGKILL);
+    while (mpt_comm_poll(rank->comm) == MPT_OK)
+        usleep(1000);
+    return !says(rank, "rank 1 died");
+}
+
+static void poll_sees_a_death_without_any_timeout(void **state)
+{
+    (void)state;
+    party_t party = {.ranks = 2, .backend = "shm", .processes = 1, .body = poll_until_death};
+    party_table_t *table = party_run(&party);
+    assert_int_equal(table->result[0], 0);
+    assert_int_equal(table->result[1], PARTY_KILLED);
+    munmap(table, sizeof *table);
+}
+
+static int leave_early(party_rank_t *rank)
+{
+    if (sum_one(rank->comm) != MPT_OK)
+        return 1;
+    if (rank->rank == 0)
+        return 0;
+    return (sum_until_failure(rank->comm) != MPT_ERR_COMM) + !says(rank, "rank 0 has left");
+}
+
+static void a_rank_that_left_is_not_waited_for(void **state)
+{
+    (void)state;
+    assert_party(&(party_t){.ranks = 3, .backend = "shm", .body = leave_early});
+    assert_party(&(party_t){.ranks = 3, .backend = "shm", .processes = 1, .body = leave_early});
+}
+
+static int call_differently(party_rank_t *rank)
+{
+    float a[8] = {0}, b[24];
+    mpt_status_t status = rank->rank == 1
+                              ? mpt_comm_all_gather(rank->comm, a, b, 12, NULL)
+                              : mpt_comm_all_reduce(rank->comm, a, a, 3, MPT_F32, NULL);
+    return (status != MPT_ERR_COMM) + (strstr(rank->said, "called all_") == NULL);
+}
+
+static int count_differently(party_rank_t *rank)
+{
+    float a[8] = {0};
+    mpt_status_t status = mpt_comm_all_reduce(rank->comm, a, a, 3 + rank->rank, MPT_F32, NULL);
+    return (status != MPT_ERR_COMM) + (strstr(rank->said, "all_reduce (fp32 to fp32, ") == NULL);
+}
+
+static void different_calls_fail_on_every_rank(void **state)
+{
+    (void)state;
+    assert_party(&(party_t){.ranks = 3, .backend = "shm", .body = call_differently});
+    assert_party(&(party_t){.ranks = 3, .backend = "shm", .body = count_differently});
+}
+
+static int send_too_little(party_rank_t *rank)
+{
+    char bytes[20] = {0};
+    if (rank->rank == 0)
+        return mpt_comm_send(rank->comm, bytes, 19, 1, NULL) != MPT_OK;
+    return (mpt_comm_recv(rank->comm, bytes, 20, 0, NULL) != MPT_ERR_COMM) +
+           !says(rank, "rank 0 sent 19 bytes where 20 were to come");
+}
+
+static void a_message_of_another_length_is_an_error(void **state)
+{
+    (void)state;
+    assert_party(&(party_t){.ranks = 2, .backend = "shm", .body = send_too_little});
+}
+
+/* Rank 0 gives up on a sum over registered memory and frees its memory at once, while rank 1 is about to
+ * read it. Sanitizers see it if the order is wrong. */
+static int free_after_failure(party_rank_t *rank)
+{
+    enum { COUNT = 1 << 20 };
+    mpt_device_t *device = rank->device;
+    mpt_mem_t mem;
+    void *handle = NULL;
+    if (device->ops->mem_alloc(device, MPT_MEM_PEER, COUNT * sizeof(float), &mem) != MPT_OK ||
+        mpt_comm_register(rank->comm, &mem, &handle) != MPT_OK)
+        return 1;
+    if (rank->rank > 0)
+        usleep(50000);
+    mpt_status_t status = mpt_comm_all_reduce(rank->comm, mem.ptr, mem.ptr, COUNT, MPT_F32, NULL);
+    mpt_comm_deregister(rank->comm, handle);
+    device->ops->mem_free(device, &mem);
+    return status != MPT_ERR_COMM;
+}
+
+static void registered_memory_may_be_freed_after_a_failure(void **state)
+{
+    (void)state;
+    party_t party = {.ranks = 3, .backend = "shm", .timeout_s = 0.02, .body = free_after_failure};
+    assert_party(&party);
+    party.processes = 1;
+    assert_party(&party);
+}
+
+static int break_child(party_rank_t *rank)
+{
+    mpt_comm_t *child = NULL;
+    int wrong = mpt_comm_split(rank->comm, rank->rank / 2, 0, &child) != MPT_OK;
+    if (rank->rank == 3)
+        mpt_comm_abort(child, "child only");
+    if (rank->rank == 2) {
+        wrong += sum_until_failure(child) != MPT_ERR_COMM;
+        wrong += !says(rank, "rank 3 gave up"); /* the world's number, not the child's */
+    }
+    if (rank->rank < 2)
+        wrong += sum_one(child) != MPT_OK;
+    wrong += sum_one(rank->comm) != MPT_OK;
+    mpt_comm_destroy(child);
+    return wrong;
+}
+
+static void a_broken_child_leaves_its_parent_whole(void **state)
+{
+    (void)state;
+    assert_party(&(party_t){.ranks = 4, .backend = "shm", .timeout_s = 30, .body = break_child});
+}
+
+/* ---- create and choose ------------------------------------------------------------------------------------- */
+
+static void create_refuses_what_it_cannot_serve(void **state)
+{
+    (void)state;
+    mpt_boot_t *boots[2];
+    mpt_comm_t *comm = NULL;
+    char scratch[64];
+    assert_int_equal(mpt_boot_threads_create(2, boots), MPT_OK);
+    mpt_comm_params_t params = {.backend = "self", .boot = boots[0]};
+    assert_int_equal(mpt_comm_create(&params, &comm), MPT_ERR_INVALID_ARG);
+    params.backend = "carrier pigeon";
+    assert_int_equal(mpt_comm_create(&params, &comm), MPT_ERR_INVALID_ARG);
+    params.backend = "mpi"; /* without scratch, then with ranks that MPI did not start */
+    assert_int_equal(mpt_comm_create(&params, &comm), MPT_ERR_INVALID_ARG);
+    params.scratch = scratch;
+    assert_int_equal(mpt_comm_create(&params, &comm), MPT_ERR_INVALID_ARG);
+    boots[0]->local_ranks = 1;
+    params.backend = "shm";
+    assert_int_equal(mpt_comm_create(&params, &comm), MPT_ERR_INVALID_ARG);
+    params.boot = NULL;
+    assert_int_equal(mpt_comm_create(&params, &comm), MPT_ERR_INVALID_ARG);
+    assert_null(comm);
+    mpt_boot_destroy(boots[0]);
+    mpt_boot_destroy(boots[1]);
+}
+
+static void the_backend_follows_from_where_the_ranks_are(void **state)
+{
+    (void)state;
+    assert_string_equal(mpt_comm_choose(&(mpt_boot_t){.ranks = 1, .local_ranks = 1}), "self");
+    assert_string_equal(mpt_comm_choose(&(mpt_boot_t){.ranks = 4, .local_ranks = 4}), "shm");
+    assert_string_equal(mpt_comm_choose(&(mpt_boot_t){.ranks = 4, .local_ranks = 2}), "mpi");
+}
+
+static void scratch_is_bounded_and_known_beforehand(void **state)
+{
+    (void)state;
+    assert_int_equal(mpt_comm_scratch_bytes("self", 1), 0);
+    assert_int_equal(mpt_comm_scratch_bytes("no such", 1), 0);
+    for (int ranks = 1; ranks <= 1024; ranks++) {
+        assert_in_range(mpt_comm_scratch_bytes("mpi", ranks), 1 << 20, 8 << 20);
+        assert_int_equal(mpt_comm_scratch_bytes("shm", ranks), 0);
+        assert_in_range(mpt_comm_own_bytes("shm", ranks), 2 << 20, 8 << 20);
+    }
+}
+
+static void null_is_refused_and_destroyed_quietly(void **state)
+{
+    (void)state;
+    float value = 0;
+    assert_int_equal(mpt_comm_all_reduce(NULL, &value, &value, 1, MPT_F32, NULL),
+                     MPT_ERR_INVALID_ARG);
+    assert_int_equal(mpt_comm_poll(NULL), MPT_ERR_INVALID_ARG);
+    mpt_comm_abort(NULL, "nobody");
+    mpt_comm_deregister(NULL, NULL);
+    mpt_comm_destroy(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(self_conforms),
+        cmocka_unit_test(shm_conforms_for_1_to_9_threads),
+        cmocka_unit_test(shm_conforms_for_processes),
+        cmocka_unit_test(shm_conforms_with_a_pool_of_threads_a_rank),
+        cmocka_unit_test(abort_by_one_rank_fails_all_soon),
+        cmocka_unit_test(poll_learns_of_an_abort),
+        cmocka_unit_test(timeout_names_the_ranks_that_never_arrived),
+        cmocka_unit_test(receive_times_out_and_names_the_sender),
+        cmocka_unit_test(killed_rank_is_named_by_all_others),
+        cmocka_unit_test(poll_sees_a_death_without_any_timeout),
+        cmocka_unit_test(a_rank_that_left_is_not_waited_for),
+        cmocka_unit_test(different_calls_fail_on_every_rank),
+        cmocka_unit_test(a_message_of_another_length_is_an_error),
+        cmocka_unit_test(registered_memory_may_be_freed_after_a_failure),
+        cmocka_unit_test(a_broken_child_leaves_its_parent_whole),
+        cmocka_unit_test(create_refuses_what_it_cannot_serve),
+        cmocka_unit_test(the_backend_follows_from_where_the_ranks_are),
+        cmocka_unit_test(scratch_is_bounded_and_known_beforehand),
+        cmocka_unit_test(null_is_refused_and_destroyed_quietly),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
