@@ -52,6 +52,7 @@ data { train = "text_train.bin"
 train { steps = 3
   global_batch = 4
   micro_batch = 2
+  warmup = 0
   val_every = 0 }
 checkpoint { every = 0
   dir = "run" }

@@ -25,14 +25,6 @@ static inline vec_i32_t not_finite(vec_t v)
     return ((vec_i32_t)v & 0x7f800000) == 0x7f800000;
 }
 
-static inline int any(vec_i32_t mask)
-{
-    int found = 0;
-    for (int lane = 0; lane < VEC_LANES; lane++)
-        found |= mask[lane];
-    return found != 0;
-}
-
 /* [rows,width], a row per row: as a left operand over head_dim, or either operand over rows. */
 static int pack_rows(const attention_shape_t *shape, attention_source_t source, int64_t first,
                      int64_t rows, int clean, char *to)
@@ -46,7 +38,7 @@ static int pack_rows(const attention_shape_t *shape, attention_source_t source, 
             vec_store_f32((float *)to + r * shape->width + d, VEC_LANES,
                           clean ? vec_select(bad, vec_set(0), v) : v);
         }
-    return any(seen);
+    return attention_any(seen);
 }
 
 /* [width,ld], a column per row. */
@@ -65,7 +57,7 @@ static int pack_columns(const attention_shape_t *shape, attention_source_t sourc
             for (int i = 0; i < VEC_LANES; i++)
                 vec_store_f32((float *)to + (d + i) * ld + r, VEC_LANES, square[i]);
         }
-    return any(seen);
+    return attention_any(seen);
 }
 
 int attention_fma_pack(const attention_shape_t *shape, attention_form_t form,
@@ -98,7 +90,7 @@ VEC_INLINE void product_block(float *c, int64_t ld, const attention_operand_t *l
             column[j] = vec_load_f32((const float *)b + j * VEC_LANES, VEC_LANES);
 #pragma GCC unroll 4
         for (int i = 0; i < ROWS; i++) {
-            const vec_t row = vec_set(*(const float *)(a + i * left->outer));
+            const vec_t row = attention_splat(*(const float *)(a + i * left->outer));
 #pragma GCC unroll 4
             for (int j = 0; j < vectors; j++)
                 sum[i][j] = vec_fma(row, column[j], sum[i][j]);

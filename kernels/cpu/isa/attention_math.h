@@ -11,6 +11,24 @@
 #define ATTENTION_LOG2_E 0x1.715476p0f
 #define ATTENTION_LN_2 0x1.62e430p-1f
 
+/** `x` in all lanes. Folds to a broadcast from memory: x - 0 is x for every x, which 0 + x is not for -0. */
+VEC_INLINE vec_t attention_splat(float x)
+{
+    return x - (vec_t){0};
+}
+
+/** 1 where any lane of a comparison's result is set. */
+VEC_INLINE int attention_any(vec_i32_t mask)
+{
+#if VEC_LANES == 16
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif VEC_LANES == 8
+    return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#else
+    return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
+#endif
+}
+
 /** The lanes' numbers: 0, 1, 2 ... */
 VEC_INLINE vec_i32_t attention_lane_numbers(void)
 {

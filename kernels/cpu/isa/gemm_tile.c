@@ -150,8 +150,8 @@ VEC_INLINE void load_a(const char *a)
 
 VEC_INLINE void load_b(const char *b)
 {
-    _tile_loadd(6, b, 64);
-    _tile_loadd(7, b + TILE_BYTES, 64);
+    _tile_stream_loadd(6, b, 64);
+    _tile_stream_loadd(7, b + TILE_BYTES, 64);
 }
 
 VEC_INLINE void add_products(void)
@@ -165,7 +165,7 @@ VEC_INLINE void add_products(void)
 /* Rows of the pending tile to store in each step, so that all are stored by the last. */
 static int rows_a_step(const gemm_store_t *pending, int64_t steps)
 {
-    return pending ? (int)((pending->rows - pending->next + steps - 1) / steps) : 0;
+    return pending ? (int)((pending->rows - pending->next + steps - 4) / (steps-3)) : 0;
 }
 
 static void multiply_bf16(const void *a, const void *b, int64_t steps, float *c, int load,
@@ -178,7 +178,7 @@ static void multiply_bf16(const void *a, const void *b, int64_t steps, float *c,
         load_a(pa);
         load_b(pb);
         add_products();
-        if (rows)
+        if (rows && s >= 3)
             gemm_store_some(pending, rows);
     }
     store_sums(c);
@@ -198,7 +198,7 @@ static void multiply_f16(const void *a, const void *b, int64_t steps, float *c, 
         add_products();
         load_a(pa + STEP_BYTES);
         add_products();
-        if (rows)
+        if (rows && s >= 3)
             gemm_store_some(pending, rows);
     }
     store_sums(c);

@@ -8,9 +8,12 @@
 #include <float.h>
 #include <math.h>
 
-/* Elements of a block: read twice from L1, once for the maximum and once for the sum. */
+/* Elements of a block: read twice from L1, once for the maximum and once for the sum; while summing, the next
+ * block is asked for, so that memory and arithmetic overlap. */
 #define BLOCK 2048
-/* Independent chains of a block's sum. */
+/* Elements ahead of which dlogits' lines are asked for. */
+#define AHEAD 512
+/* Independent chains of a block's maximum and sum. */
 #define CHAINS 4
 
 /* Softmax of a row is exp(x - max) / sum. */
@@ -21,11 +24,15 @@ typedef struct softmax {
 
 static float block_max(const float *x, int64_t count, float floor)
 {
-    vec_t largest = vec_set(floor);
+    vec_t largest[CHAINS];
+    for (int c = 0; c < CHAINS; c++)
+        largest[c] = vec_set(floor);
     int64_t i = 0;
-    for (; i + VEC_LANES <= count; i += VEC_LANES)
-        largest = vec_max(vec_load_f32(x + i, VEC_LANES), largest);
-    float max = vec_max_lane(largest);
+    for (; i + CHAINS * VEC_LANES <= count; i += CHAINS * VEC_LANES)
+        for (int c = 0; c < CHAINS; c++)
+            largest[c] = vec_max(vec_load_f32(x + i + c * VEC_LANES, VEC_LANES), largest[c]);
+    float max = vec_max_lane(
+        vec_max(vec_max(largest[0], largest[1]), vec_max(largest[2], largest[3])));
     for (; i < count; i++)
         max = x[i] > max ? x[i] : max;
     return max;
@@ -35,9 +42,12 @@ static float block_sum(const float *x, int64_t count, float max)
 {
     vec_t total[CHAINS] = {{0}};
     int64_t i = 0;
-    for (; i + CHAINS * VEC_LANES <= count; i += CHAINS * VEC_LANES)
+    for (; i + CHAINS * VEC_LANES <= count; i += CHAINS * VEC_LANES) {
+        for (int line = 0; line < CHAINS * VEC_LANES; line += 16)
+            __builtin_prefetch(x + i + BLOCK + line);
         for (int c = 0; c < CHAINS; c++)
             total[c] += vec_exp(vec_load_f32(x + i + c * VEC_LANES, VEC_LANES) - max);
+    }
     for (; i + VEC_LANES <= count; i += VEC_LANES)
         total[0] += vec_exp(vec_load_f32(x + i, VEC_LANES) - max);
     if (i < count) {
@@ -62,29 +72,23 @@ static softmax_t row_softmax(const float *x, int64_t count)
     return softmax;
 }
 
-VEC_INLINE vec_t probability(vec_t x, float max, float inverse)
-{
-    return vec_exp(x - max) * inverse;
-}
-
 VEC_INLINE void row_gradient(const mpt_loss_t *a, const float *x, int64_t row, softmax_t softmax,
                              mpt_dtype_t dtype)
 {
-    char *out = (char *)a->dlogits + row * a->vocab_padded * (int64_t)mpt_dtype_bytes(dtype);
-    const float inverse = (float)(1.0 / softmax.sum);
-    const uint32_t target = a->targets[row];
+    const size_t bytes = mpt_dtype_bytes(dtype);
+    char *out = (char *)a->dlogits + (size_t)(row * a->vocab_padded) * bytes;
+    const float scale = (float)((double)a->seed / softmax.sum), max = softmax.max;
     int64_t i = 0;
-    for (; i + VEC_LANES <= a->vocab; i += VEC_LANES)
-        vec_store(out, dtype, i, VEC_LANES,
-                  probability(vec_load_f32(x + i, VEC_LANES), softmax.max, inverse) * a->seed);
+    for (; i + VEC_LANES <= a->vocab; i += VEC_LANES) {
+        __builtin_prefetch(out + (size_t)(i + AHEAD) * bytes, 1);
+        vec_store(out, dtype, i, VEC_LANES, vec_exp(vec_load_f32(x + i, VEC_LANES) - max) * scale);
+    }
     if (i < a->vocab) {
         const int lanes = (int)(a->vocab - i);
-        vec_store(out, dtype, i, lanes,
-                  probability(vec_load_f32(x + i, lanes), softmax.max, inverse) * a->seed);
+        vec_store(out, dtype, i, lanes, vec_exp(vec_load_f32(x + i, lanes) - max) * scale);
     }
-    const vec_t p = probability(vec_set(x[target]), softmax.max, inverse);
-    vec_store(out, dtype, target, 1, (p - 1.0f) * a->seed);
-    const size_t bytes = mpt_dtype_bytes(dtype);
+    const double p = exp((double)x[a->targets[row]] - (double)max) / softmax.sum;
+    mpt_store(out, dtype, a->targets[row], (p - 1.0) * (double)a->seed);
     memset(out + (size_t)a->vocab * bytes, 0, (size_t)(a->vocab_padded - a->vocab) * bytes);
 }
 

@@ -58,6 +58,18 @@ VEC_INLINE vec_t vec_fma(vec_t a, vec_t b, vec_t c)
 #endif
 }
 
+/** The same in doubles. */
+VEC_INLINE vec_f64_t vec_fma_f64(vec_f64_t a, vec_f64_t b, vec_f64_t c)
+{
+#if defined(VEC_AVX512)
+    return (vec_f64_t)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(MPT_LEVEL_AVX2)
+    return (vec_f64_t)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#else
+    return a * b + c;
+#endif
+}
+
 /** Lanes of `a` where `mask` is all ones, of `b` where it is zero. */
 VEC_INLINE vec_t vec_select(vec_i32_t mask, vec_t a, vec_t b)
 {
@@ -139,32 +151,6 @@ VEC_INLINE float vec_sum(vec_t x)
 #endif
 }
 
-/** The lower half of the lanes as doubles. */
-VEC_INLINE vec_f64_t vec_widen_low(vec_t x)
-{
-#if VEC_LANES == 16
-    return __builtin_convertvector(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7),
-                                   vec_f64_t);
-#elif VEC_LANES == 8
-    return __builtin_convertvector(__builtin_shufflevector(x, x, 0, 1, 2, 3), vec_f64_t);
-#else
-    return __builtin_convertvector(__builtin_shufflevector(x, x, 0, 1), vec_f64_t);
-#endif
-}
-
-/** The upper half of the lanes as doubles. */
-VEC_INLINE vec_f64_t vec_widen_high(vec_t x)
-{
-#if VEC_LANES == 16
-    return __builtin_convertvector(__builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15),
-                                   vec_f64_t);
-#elif VEC_LANES == 8
-    return __builtin_convertvector(__builtin_shufflevector(x, x, 4, 5, 6, 7), vec_f64_t);
-#else
-    return __builtin_convertvector(__builtin_shufflevector(x, x, 2, 3), vec_f64_t);
-#endif
-}
-
 /** The largest lane; NaN lanes may be passed over. */
 VEC_INLINE float vec_max_lane(vec_t x)
 {
@@ -184,15 +170,49 @@ VEC_INLINE int32_t vec_max_lane_i32(vec_i32_t x)
 
 /* ---- conversions ------------------------------------------------------------------------------- */
 
+/* Conversions name their instruction where the compiler's own goes through quarters or single lanes. */
+
+/** The lower half of the lanes as doubles. */
+VEC_INLINE vec_f64_t vec_widen_low(vec_t x)
+{
+#if defined(VEC_AVX512)
+    return (vec_f64_t)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x));
+#elif defined(MPT_LEVEL_AVX2)
+    return (vec_f64_t)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x));
+#else
+    return __builtin_convertvector(__builtin_shufflevector(x, x, 0, 1), vec_f64_t);
+#endif
+}
+
+/** The upper half of the lanes as doubles. */
+VEC_INLINE vec_f64_t vec_widen_high(vec_t x)
+{
+#if defined(VEC_AVX512)
+    return (vec_f64_t)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)x, 1));
+#elif defined(MPT_LEVEL_AVX2)
+    return (vec_f64_t)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x, 1));
+#else
+    return __builtin_convertvector(__builtin_shufflevector(x, x, 2, 3), vec_f64_t);
+#endif
+}
+
 VEC_INLINE vec_u32_t vec_widen_u16(vec_u16_t x)
 {
+#if defined(VEC_AVX512)
+    return (vec_u32_t)_mm512_cvtepu16_epi32((__m256i)x);
+#elif defined(MPT_LEVEL_AVX2)
+    return (vec_u32_t)_mm256_cvtepu16_epi32((__m128i)x);
+#else
     return __builtin_convertvector(x, vec_u32_t);
+#endif
 }
 
 /** The low halves of values below 65536. */
 VEC_INLINE vec_u16_t vec_narrow_u32(vec_u32_t x)
 {
-#if defined(MPT_LEVEL_AVX2)
+#if defined(VEC_AVX512)
+    return (vec_u16_t)_mm512_cvtepi32_epi16((__m512i)x);
+#elif defined(MPT_LEVEL_AVX2)
     const __m256i packed = _mm256_packus_epi32((__m256i)x, (__m256i)x);
     return (vec_u16_t)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
 #else
@@ -205,14 +225,29 @@ VEC_INLINE vec_t vec_from_bf16(vec_u16_t bits)
     return (vec_t)(vec_widen_u16(bits) << 16);
 }
 
+/** BF16 in the upper halves; the lower ones are left over. */
+VEC_INLINE vec_u32_t vec_round_bf16(vec_t value)
+{
+#if defined(VEC_AVX512)
+    const __m512i bits = (__m512i)value, below = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+    const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x00010000));
+    const __m512i rounded =
+        _mm512_mask_add_epi32(below, odd, below, _mm512_set1_epi32(1));
+    /* The table says: where `value` is a NaN, that NaN made quiet; else what was rounded. */
+    return (vec_u32_t)_mm512_fixupimm_ps((__m512)rounded, (__m512)value,
+                                         _mm512_set1_epi32(0x22), 0);
+#else
+    const vec_u32_t bits = (vec_u32_t)value;
+    const vec_u32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    const vec_i32_t is_nan = value != value;
+    return vec_select_u32(is_nan, bits | 0x00400000u, rounded);
+#endif
+}
+
 /* Integer arithmetic at every level: the processor's own instruction flushes denormals to zero. */
 VEC_INLINE vec_u16_t vec_to_bf16(vec_t value)
 {
-    const vec_u32_t bits = (vec_u32_t)value;
-    const vec_u32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const vec_u32_t quiet = (bits >> 16) | 0x0040u;
-    const vec_i32_t is_nan = value != value;
-    return vec_narrow_u32(vec_select_u32(is_nan, quiet, rounded));
+    return vec_narrow_u32(vec_round_bf16(value) >> 16);
 }
 
 VEC_INLINE vec_t vec_from_f16(vec_u16_t bits)
@@ -226,10 +261,11 @@ VEC_INLINE vec_t vec_from_f16(vec_u16_t bits)
     const vec_u32_t magnitude = wide & 0x7fffu;
     const vec_u32_t normal = (magnitude << 13) + (112u << 23);
     const vec_t subnormal = __builtin_convertvector((vec_i32_t)magnitude, vec_t) * 0x1p-24f;
-    const vec_u32_t quiet = (vec_u32_t)(magnitude > 0x7c00u) & 0x00400000u;
+    const vec_i32_t order = (vec_i32_t)magnitude; /* baseline x86 compares signed numbers alone */
+    const vec_u32_t quiet = (vec_u32_t)(order > 0x7c00) & 0x00400000u;
     const vec_u32_t special = (magnitude << 13) | 0x7f800000u | quiet;
-    vec_u32_t out = vec_select_u32(magnitude < 0x0400u, (vec_u32_t)subnormal, normal);
-    out = vec_select_u32(magnitude >= 0x7c00u, special, out);
+    vec_u32_t out = vec_select_u32(order < 0x0400, (vec_u32_t)subnormal, normal);
+    out = vec_select_u32(order >= 0x7c00, special, out);
     return (vec_t)(out | ((wide & 0x8000u) << 16));
 #endif
 }
@@ -248,9 +284,10 @@ VEC_INLINE vec_u16_t vec_to_f16(vec_t value)
     /* Adding 0.5 puts the last place of the sum at 2^-24, that of FP16's subnormals. */
     const vec_u32_t subnormal = (vec_u32_t)((vec_t)magnitude + 0.5f) - 0x3f000000u;
     const vec_u32_t quiet = 0x7e00u | ((magnitude >> 13) & 0x03ffu);
-    vec_u32_t out = vec_select_u32(magnitude < 0x38800000u, subnormal, normal);
-    out = vec_select_u32(magnitude >= 0x477ff000u, vec_set_u32(0x7c00u), out);
-    out = vec_select_u32(magnitude > 0x7f800000u, quiet, out);
+    const vec_i32_t order = (vec_i32_t)magnitude;
+    vec_u32_t out = vec_select_u32(order < 0x38800000, subnormal, normal);
+    out = vec_select_u32(order >= 0x477ff000, vec_set_u32(0x7c00u), out);
+    out = vec_select_u32(order > 0x7f800000, quiet, out);
     return vec_narrow_u32(out | ((bits >> 16) & 0x8000u));
 #endif
 }
@@ -340,8 +377,9 @@ VEC_INLINE vec_t vec_round(vec_t value, mpt_dtype_t dtype)
 {
     if (dtype == MPT_F32)
         return value;
-    return dtype == MPT_BF16 ? vec_from_bf16(vec_to_bf16(value))
-                             : vec_from_f16(vec_to_f16(value));
+    if (dtype == MPT_BF16)
+        return (vec_t)(vec_round_bf16(value) & 0xffff0000u);
+    return vec_from_f16(vec_to_f16(value));
 }
 
 /** The first `lanes` lanes of `value`, zero in the others. */
@@ -389,12 +427,13 @@ VEC_INLINE vec_t vec_exp(vec_t x)
     /* ln 2 in two parts, the first of 9 bits, so that n times it is exact without FMA as well. */
     vec_t r = vec_fma(n, vec_set(-0x1.63p-1f), x);
     r = vec_fma(n, vec_set(0x1.bd0106p-13f), r);
-    vec_t q = vec_set(0x1.6a2244p-10f);
-    q = vec_fma(q, r, vec_set(0x1.123b0ep-7f));
-    q = vec_fma(q, r, vec_set(0x1.5558f8p-5f));
-    q = vec_fma(q, r, vec_set(0x1.555490p-3f));
-    q = vec_fma(q, r, vec_set(0x1.fffffcp-2f));
-    const vec_t p = vec_fma(q, r * r, r) + 1.0f;
+    vec_t p = vec_set(0x1.6a2244p-10f);
+    p = vec_fma(p, r, vec_set(0x1.123b0ep-7f));
+    p = vec_fma(p, r, vec_set(0x1.5558f8p-5f));
+    p = vec_fma(p, r, vec_set(0x1.555490p-3f));
+    p = vec_fma(p, r, vec_set(0x1.fffffcp-2f));
+    p = vec_fma(p, r, vec_set(1.0f));
+    p = vec_fma(p, r, vec_set(1.0f));
     return vec_scale_exponent(p, n, (vec_i32_t)shifted - (vec_i32_t)to_integer);
 }
 

@@ -161,37 +161,64 @@ typedef struct scan {
 /* Registers that hold the lanes of one sum, and elements of one round over them. */
 #define REGISTERS (SUM_LANES / VEC_F64_LANES)
 #define ROUND 16
+/* Whole segments summed side by side: one alone would wait for its additions. */
+#define GROUP 2
 
 VEC_INLINE void scan_step(const mpt_grad_scan_t *a, mpt_dtype_t dtype, int64_t i, int lanes, int reg,
                           vec_f64_t *sum)
 {
     const vec_t g = vec_load(a->grad, dtype, i, lanes);
     const vec_f64_t low = vec_widen_low(g), high = vec_widen_high(g);
-    sum[reg % REGISTERS] += low * low;
-    sum[(reg + 1) % REGISTERS] += high * high;
+    sum[reg % REGISTERS] = vec_fma_f64(low, low, sum[reg % REGISTERS]);
+    sum[(reg + 1) % REGISTERS] = vec_fma_f64(high, high, sum[(reg + 1) % REGISTERS]);
 }
 
-/* Lane j sums elements j, j + 8, ... from i on; then the lanes are added as a tree. */
-VEC_INLINE double segment_sum(const mpt_grad_scan_t *a, mpt_dtype_t dtype, int64_t i, int64_t end)
+VEC_INLINE double add_lanes(const vec_f64_t *sum)
 {
-    vec_f64_t sum[REGISTERS] = {{0}};
-    for (; i + ROUND <= end; i += ROUND)
-        for (int u = 0; u < ROUND / VEC_LANES; u++)
-            scan_step(a, dtype, i + u * VEC_LANES, VEC_LANES, 2 * u, sum);
-    for (int u = 0; i < end; u++, i += VEC_LANES)
-        scan_step(a, dtype, i, end - i < VEC_LANES ? (int)(end - i) : VEC_LANES, 2 * u, sum);
     double lane[SUM_LANES];
     memcpy(lane, sum, sizeof lane);
     return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
 }
 
-static double segment_sum_any(const mpt_grad_scan_t *a, int64_t begin, int64_t end)
+/* Lane j sums elements j, j + 8, ... of a segment; squares of FP32 are exact in FP64, fused or not. */
+VEC_INLINE void group_sums(const mpt_grad_scan_t *a, mpt_dtype_t dtype, int64_t begin, double *sums)
+{
+    vec_f64_t sum[GROUP][REGISTERS] = {{{0}}};
+    for (int64_t i = 0; i < MPT_SCAN_SEGMENT; i += ROUND)
+        for (int g = 0; g < GROUP; g++)
+            for (int u = 0; u < ROUND / VEC_LANES; u++)
+                scan_step(a, dtype, begin + g * MPT_SCAN_SEGMENT + i + u * VEC_LANES, VEC_LANES,
+                          2 * u, sum[g]);
+    for (int g = 0; g < GROUP; g++)
+        sums[g] = add_lanes(sum[g]);
+}
+
+VEC_INLINE double segment_sum(const mpt_grad_scan_t *a, mpt_dtype_t dtype, int64_t i, int64_t end)
+{
+    vec_f64_t sum[REGISTERS] = {{0}};
+    for (int u = 0; i < end; u++, i += VEC_LANES)
+        scan_step(a, dtype, i, end - i < VEC_LANES ? (int)(end - i) : VEC_LANES, 2 * u, sum);
+    return add_lanes(sum);
+}
+
+/* The sums of the segments from `i`, a segment's start, to `end`. */
+VEC_INLINE void segment_sums(const mpt_grad_scan_t *a, mpt_dtype_t dtype, int64_t i, int64_t end,
+                             double *sums)
+{
+    for (; i + GROUP * MPT_SCAN_SEGMENT <= end; i += GROUP * MPT_SCAN_SEGMENT, sums += GROUP)
+        group_sums(a, dtype, i, sums);
+    for (; i < end; i += MPT_SCAN_SEGMENT)
+        *sums++ = segment_sum(a, dtype, i, end - i < MPT_SCAN_SEGMENT ? end : i + MPT_SCAN_SEGMENT);
+}
+
+static void segment_sums_any(const mpt_grad_scan_t *a, int64_t begin, int64_t end, double *sums)
 {
     if (a->dtype == MPT_F32)
-        return segment_sum(a, MPT_F32, begin, end);
-    if (a->dtype == MPT_BF16)
-        return segment_sum(a, MPT_BF16, begin, end);
-    return segment_sum(a, MPT_F16, begin, end);
+        segment_sums(a, MPT_F32, begin, end, sums);
+    else if (a->dtype == MPT_BF16)
+        segment_sums(a, MPT_BF16, begin, end, sums);
+    else
+        segment_sums(a, MPT_F16, begin, end, sums);
 }
 
 /* Squares of finite FP32 values cannot overflow FP64: a sum is finite where every element is. */
@@ -199,16 +226,16 @@ static void scan_task(void *ctx, int task, int worker)
 {
     (void)worker;
     const scan_t *w = ctx;
+    const int64_t begin = w->begin + (int64_t)task * TASK_ELEMENTS;
     const int64_t end = w->begin + tasks_end(w->end - w->begin, TASK_ELEMENTS, task);
+    const double *sum = w->sums + (int64_t)task * TASK_SEGMENTS;
     mpt_offender_t *bad = &w->bad[task];
-    double *sum = w->sums + (int64_t)task * TASK_SEGMENTS;
     *bad = (mpt_offender_t){0};
-    for (int64_t i = w->begin + (int64_t)task * TASK_ELEMENTS; i < end; i += MPT_SCAN_SEGMENT) {
-        const int64_t segment_end = end - i < MPT_SCAN_SEGMENT ? end : i + MPT_SCAN_SEGMENT;
-        *sum = segment_sum_any(w->a, i, segment_end);
+    segment_sums_any(w->a, begin, end, w->sums + (int64_t)task * TASK_SEGMENTS);
+    for (int64_t i = begin; i < end; i += MPT_SCAN_SEGMENT)
         if (!isfinite(*sum++))
-            count_offenders(w->a->grad, w->a->dtype, i, segment_end, bad);
-    }
+            count_offenders(w->a->grad, w->a->dtype, i,
+                            end - i < MPT_SCAN_SEGMENT ? end : i + MPT_SCAN_SEGMENT, bad);
 }
 
 mpt_status_t cpu_grad_scan(mpt_kernels_t *k, const mpt_grad_scan_t *a, mpt_stream_t *s)
