@@ -104,10 +104,12 @@ static check_t check_begin_typed(const mpt_kernels_t *k, const char *call, mpt_d
 
 /* ---- setting up ------------------------------------------------------------------------------- */
 
-static void check_limits(check_t *c, const mpt_kernels_ops_t *ops, const mpt_kernels_limits_t *limits)
+static void check_limits(check_t *c, const mpt_kernels_ops_t *ops,
+                         const mpt_kernels_limits_t *limits)
 {
-    const int64_t sizes[] = {limits->batch, limits->seq,    limits->heads,        limits->head_dim, limits->rows,
-                             limits->dim,   limits->hidden, limits->vocab_padded, limits->loss_rows};
+    const int64_t sizes[] = {limits->batch,    limits->seq,          limits->heads,
+                             limits->head_dim, limits->rows,         limits->dim,
+                             limits->hidden,   limits->vocab_padded, limits->loss_rows};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         if (sizes[i] < 0)
             fail(c, "a limit is negative: %lld", (long long)sizes[i]);
@@ -142,8 +144,13 @@ mpt_status_t mpt_kernels_init(mpt_kernels_t *k, const mpt_kernels_ops_t *ops, mp
         check_scratch(&c, ops, device, isa, scratch, scratch_bytes, limits);
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    *k = (mpt_kernels_t){.ops = ops, .device = device, .log = log, .isa = isa, .scratch = scratch,
-                         .scratch_bytes = scratch_bytes, .limits = *limits};
+    *k = (mpt_kernels_t){.ops = ops,
+                         .device = device,
+                         .log = log,
+                         .isa = isa,
+                         .scratch = scratch,
+                         .scratch_bytes = scratch_bytes,
+                         .limits = *limits};
     return MPT_OK;
 }
 
@@ -215,7 +222,8 @@ mpt_status_t mpt_embed_backward(mpt_kernels_t *k, const mpt_embed_backward_t *a,
     return account(k, MPT_OP_EMBED, begin, 0.0, k->ops->embed_backward(k, a, s));
 }
 
-mpt_status_t mpt_layernorm_forward(mpt_kernels_t *k, const mpt_layernorm_forward_t *a, mpt_stream_t *s)
+mpt_status_t mpt_layernorm_forward(mpt_kernels_t *k, const mpt_layernorm_forward_t *a,
+                                   mpt_stream_t *s)
 {
     check_t c = check_begin_typed(k, "layernorm_forward", a->compute);
     check_size(&c, "rows", a->rows, k->limits.rows);
@@ -234,7 +242,8 @@ mpt_status_t mpt_layernorm_forward(mpt_kernels_t *k, const mpt_layernorm_forward
     return account(k, MPT_OP_LAYERNORM, begin, 0.0, k->ops->layernorm_forward(k, a, s));
 }
 
-mpt_status_t mpt_layernorm_backward(mpt_kernels_t *k, const mpt_layernorm_backward_t *a, mpt_stream_t *s)
+mpt_status_t mpt_layernorm_backward(mpt_kernels_t *k, const mpt_layernorm_backward_t *a,
+                                    mpt_stream_t *s)
 {
     check_t c = check_begin_typed(k, "layernorm_backward", a->compute);
     check_size(&c, "rows", a->rows, k->limits.rows);
@@ -265,8 +274,8 @@ static void check_linear(check_t *c, const mpt_kernels_t *k, int64_t rows, int64
     int block = rows <= l->rows && narrow_side <= l->dim && wide_side <= wide;
     int head = rows <= l->loss_rows && in <= l->dim && out <= l->vocab_padded;
     if (rows < 1 || in < 1 || out < 1 || (!block && !head))
-        fail(c, "rows %lld, in %lld, out %lld are outside the limits", (long long)rows, (long long)in,
-             (long long)out);
+        fail(c, "rows %lld, in %lld, out %lld are outside the limits", (long long)rows,
+             (long long)in, (long long)out);
 }
 
 mpt_status_t mpt_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
@@ -280,13 +289,15 @@ mpt_status_t mpt_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a,
         return MPT_ERR_INVALID_ARG;
     mpt_op_precision_t p = mpt_op_precision(MPT_OP_LINEAR, a->compute);
     if (a->y_dtype != p.output && a->y_dtype != p.accumulate)
-        fail(&c, "y of type %d beside compute type %s", (int)a->y_dtype, mpt_dtype_name(a->compute));
+        fail(&c, "y of type %d beside compute type %s", (int)a->y_dtype,
+             mpt_dtype_name(a->compute));
     if (a->pre && a->y_dtype != p.output)
         fail(&c, "pre together with logits");
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_LINEAR, begin, linear_flops(a->rows, a->in, a->out), k->ops->linear_forward(k, a, s));
+    return account(k, MPT_OP_LINEAR, begin, linear_flops(a->rows, a->in, a->out),
+                   k->ops->linear_forward(k, a, s));
 }
 
 mpt_status_t mpt_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backward_input_t *a,
@@ -300,7 +311,8 @@ mpt_status_t mpt_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backwa
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_LINEAR, begin, linear_flops(a->rows, a->in, a->out), k->ops->linear_backward_input(k, a, s));
+    return account(k, MPT_OP_LINEAR, begin, linear_flops(a->rows, a->in, a->out),
+                   k->ops->linear_backward_input(k, a, s));
 }
 
 mpt_status_t mpt_linear_backward_weight(mpt_kernels_t *k, const mpt_linear_backward_weight_t *a,
@@ -314,7 +326,8 @@ mpt_status_t mpt_linear_backward_weight(mpt_kernels_t *k, const mpt_linear_backw
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_LINEAR, begin, linear_flops(a->rows, a->in, a->out), k->ops->linear_backward_weight(k, a, s));
+    return account(k, MPT_OP_LINEAR, begin, linear_flops(a->rows, a->in, a->out),
+                   k->ops->linear_backward_weight(k, a, s));
 }
 
 static void check_attention(check_t *c, const mpt_kernels_t *k, int64_t batch, int64_t seq,
@@ -326,7 +339,8 @@ static void check_attention(check_t *c, const mpt_kernels_t *k, int64_t batch, i
     check_size(c, "head_dim", head_dim, k->limits.head_dim);
 }
 
-mpt_status_t mpt_attention_forward(mpt_kernels_t *k, const mpt_attention_forward_t *a, mpt_stream_t *s)
+mpt_status_t mpt_attention_forward(mpt_kernels_t *k, const mpt_attention_forward_t *a,
+                                   mpt_stream_t *s)
 {
     check_t c = check_begin_typed(k, "attention_forward", a->compute);
     check_attention(&c, k, a->batch, a->seq, a->heads, a->head_dim);
@@ -336,10 +350,13 @@ mpt_status_t mpt_attention_forward(mpt_kernels_t *k, const mpt_attention_forward
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_ATTENTION, begin, 2.0 * attention_flops(a->batch, a->seq, a->heads, a->head_dim), k->ops->attention_forward(k, a, s));
+    return account(k, MPT_OP_ATTENTION, begin,
+                   2.0 * attention_flops(a->batch, a->seq, a->heads, a->head_dim),
+                   k->ops->attention_forward(k, a, s));
 }
 
-mpt_status_t mpt_attention_backward(mpt_kernels_t *k, const mpt_attention_backward_t *a, mpt_stream_t *s)
+mpt_status_t mpt_attention_backward(mpt_kernels_t *k, const mpt_attention_backward_t *a,
+                                    mpt_stream_t *s)
 {
     check_t c = check_begin_typed(k, "attention_backward", a->compute);
     check_attention(&c, k, a->batch, a->seq, a->heads, a->head_dim);
@@ -351,7 +368,9 @@ mpt_status_t mpt_attention_backward(mpt_kernels_t *k, const mpt_attention_backwa
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_ATTENTION, begin, 5.0 * attention_flops(a->batch, a->seq, a->heads, a->head_dim), k->ops->attention_backward(k, a, s));
+    return account(k, MPT_OP_ATTENTION, begin,
+                   5.0 * attention_flops(a->batch, a->seq, a->heads, a->head_dim),
+                   k->ops->attention_backward(k, a, s));
 }
 
 mpt_status_t mpt_loss(mpt_kernels_t *k, const mpt_loss_t *a, mpt_stream_t *s)

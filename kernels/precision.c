@@ -15,7 +15,7 @@ typedef struct precision_row {
 /* Operations without parameters repeat `output` under `gradient`, except the two that handle
  * gradients themselves: there it is the type in which they are added up. */
 static const precision_row_t precision_table[MPT_OP_COUNT] = {
-    /*                    name         input    math     accum output   gradient */
+    /* name, then input, math, accumulate, output, gradient */
     [MPT_OP_EMBED] = {"embed", COMPUTE, WIDE, WIDE, COMPUTE, WIDE},
     [MPT_OP_LAYERNORM] = {"layernorm", COMPUTE, WIDE, WIDE, COMPUTE, WIDE},
     [MPT_OP_LINEAR] = {"linear", COMPUTE, COMPUTE, WIDE, COMPUTE, WIDE},

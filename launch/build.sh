@@ -5,6 +5,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=build/$1
 shift
+# A build folder that was moved or copied with its tree cannot be used: CMake keeps absolute paths.
+home=$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' "$folder/CMakeCache.txt" 2>/dev/null || true)
+if [ -n "$home" ] && ! [ "$home" -ef . ]; then rm -rf "$folder"; fi
 generator=()
 if [ ! -f "$folder/CMakeCache.txt" ] && command -v ninja >/dev/null; then generator=(-G Ninja); fi
 log=$folder/build.log

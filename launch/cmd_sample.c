@@ -2,16 +2,27 @@
 #include "launch.h"
 #include "options.h"
 
+/* Shown before the first text that follows it: not at all where sampling fails. */
+typedef struct mpt_prompt {
+    const char *text;
+    int shown;
+} mpt_prompt_t;
+
 static void print_text(void *ctx, const char *text, size_t bytes)
 {
-    fwrite(text, 1, bytes, ctx);
-    fflush(ctx);
+    mpt_prompt_t *prompt = ctx;
+    if (prompt->text && !prompt->shown)
+        fputs(prompt->text, stdout);
+    prompt->shown = 1;
+    fwrite(text, 1, bytes, stdout);
+    fflush(stdout);
 }
 
 int mpt_cmd_sample(int argc, char **argv)
 {
+    mpt_prompt_t prompt = {.text = NULL};
     mpt_sample_params_t params = {.tokens = 256, .temperature = 0.8, .emit = print_text,
-                                  .ctx = stdout};
+                                  .ctx = &prompt};
     int64_t seed = 1;
     int count, code;
     const mpt_option_t options[] = {
@@ -38,6 +49,7 @@ int mpt_cmd_sample(int argc, char **argv)
     if (code >= 0)
         return code;
     params.seed = (uint64_t)seed;
+    prompt.text = params.prompt;
     mpt_status_t status = mpt_sample(argv[0], &params, mpt_log_quiet, NULL);
     if (status == MPT_OK)
         printf("\n");

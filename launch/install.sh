@@ -16,7 +16,8 @@ if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     exit 0
 fi
 
-installed=" $(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null |
+# dpkg-query fails where it knows one of them not at all, and lists the others all the same.
+installed=" $({ dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null || true; } |
     awk '$1 == "installed" { print $2 }' | tr '\n' ' ') "
 missing=()
 for package in "${wanted[@]}"; do
@@ -41,10 +42,10 @@ echo "installing ${missing[*]}"
 apt() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@" </dev/null
 }
-if ! { apt update && apt install -y --no-install-recommends "${missing[@]}"; } >"${TMPDIR:-/tmp}/mpt-ddp-apt.$$" 2>&1; then
-    cat "${TMPDIR:-/tmp}/mpt-ddp-apt.$$" >&2
-    rm -f "${TMPDIR:-/tmp}/mpt-ddp-apt.$$"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { apt update && apt install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    cat "$log" >&2
     echo "apt-get could not install: ${missing[*]}" >&2
     exit 1
 fi
-rm -f "${TMPDIR:-/tmp}/mpt-ddp-apt.$$"

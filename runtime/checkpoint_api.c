@@ -11,7 +11,7 @@ typedef void (*public_log_t)(void *ctx, mpt_log_severity_t severity, const char 
 
 static mpt_log_t wrap_log(mpt_log_target_t *target, public_log_t log, void *ctx)
 {
-    *target = (mpt_log_target_t){log, ctx};
+    *target = (mpt_log_target_t){.log = log, .ctx = ctx};
     return (mpt_log_t){.level = MPT_LOG_INFO,
                        .rank = -1,
                        .sink = log != NULL ? mpt_session_log_sink : NULL,

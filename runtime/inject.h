@@ -1,6 +1,6 @@
 /*
- * Fault injection for tests: MPT_INJECT=overflow:rank=1,step=3,micro=0,tensor=wte.weight,element=5 stores an
- * Inf into that element of that rank's gradient accumulator, before the wire.
+ * Fault injection for tests: MPT_INJECT=overflow:rank=1,step=3,tensor=wte.weight,element=5,micro=0 stores an
+ * Inf into that element of that rank's gradient accumulator, before the wire. Every key once, in any order.
  */
 #ifndef MPT_INJECT_H
 #define MPT_INJECT_H
@@ -17,7 +17,8 @@ typedef struct mpt_inject {
     int64_t element;
 } mpt_inject_t;
 
-/** Parse; an empty text is no injection. @return MPT_OK; MPT_ERR_CONFIG (logged): malformed, or no such tensor or element. */
+/** Parse; an empty text is no injection. @return MPT_OK; MPT_ERR_CONFIG (logged): malformed, or no such rank, tensor or element;
+ *  *inject_p is then no injection. */
 mpt_status_t mpt_inject_parse(const char *text, const mpt_layout_t *layout, const mpt_log_t *log,
                               mpt_inject_t *inject_p);
 

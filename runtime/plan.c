@@ -1,21 +1,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "session.h"
 
 /* Where public calls without a session log to. */
 typedef struct local_log {
+    mpt_environment_t environment;
     mpt_log_target_t target;
     mpt_log_t log;
 } local_log_t;
 
 static void open_log(local_log_t *local, void (*log)(void *, mpt_log_severity_t, const char *), void *ctx)
 {
-    mpt_environment_t environment;
-    mpt_environment_read(&environment);
-    local->target = (mpt_log_target_t){log, ctx};
-    local->log = (mpt_log_t){.level = mpt_session_log_level(&environment),
+    mpt_environment_read(&local->environment);
+    local->target = (mpt_log_target_t){.log = log, .ctx = ctx};
+    local->log = (mpt_log_t){.level = mpt_session_log_level(&local->environment),
                              .rank = -1,
                              .sink = log != NULL ? mpt_session_log_sink : NULL,
                              .ctx = &local->target};
@@ -79,6 +80,26 @@ static mpt_status_t fill_plan(mpt_plan_t *plan, const mpt_config_t *config, cons
     return MPT_OK;
 }
 
+/* What a run of `ranks` ranks on one host would choose, with this environment. */
+static mpt_status_t fill_params(mpt_memory_params_t *params, const mpt_config_t *config, int ranks,
+                                const local_log_t *local)
+{
+    const mpt_environment_t *env = &local->environment;
+    *params = (mpt_memory_params_t){.config = config,
+                                    .kernel_ops =
+                                        mpt_kernels_find(env->kernels[0] != '\0' ? env->kernels : "cpu"),
+                                    .threads = config->threads > 0 ? config->threads : mpt_place_share(ranks),
+                                    .ranks = ranks,
+                                    .comm_backend = env->comm[0] != '\0' ? env->comm
+                                                    : ranks == 1          ? "self"
+                                                                          : "shm"};
+    if (params->kernel_ops == NULL) {
+        mpt_log_error(&local->log, "MPT_KERNELS=%s: not one of cpu, ref", env->kernels);
+        return MPT_ERR_CONFIG;
+    }
+    return mpt_session_isa(env, &local->log, &params->isa);
+}
+
 static char *read_text(const mpt_config_source_t *source, const mpt_log_t *log)
 {
     if (source->text != NULL)
@@ -116,12 +137,10 @@ mpt_status_t mpt_plan(const mpt_config_source_t *source, int ranks, mpt_plan_t *
         status = mpt_config_check_ranks(&config, ranks, &local.log);
     if (status != MPT_OK)
         return status;
-    mpt_memory_params_t params = {.config = &config,
-                                  .kernel_ops = mpt_kernels_find("cpu"),
-                                  .isa = mpt_isa_detect(),
-                                  .threads = config.threads > 0 ? config.threads : mpt_place_share(ranks),
-                                  .ranks = ranks,
-                                  .comm_backend = ranks == 1 ? "self" : "shm"};
+    mpt_memory_params_t params;
+    status = fill_params(&params, &config, ranks, &local);
+    if (status != MPT_OK)
+        return status;
     status = fill_plan(&plan, &config, &params);
     if (status == MPT_OK)
         *plan_p = plan;
@@ -150,9 +169,13 @@ double mpt_measure_peak(const char *compute, int threads, const char **isa_p)
 
 mpt_status_t mpt_config_help(int fd)
 {
-    FILE *out = fdopen(fd, "w");
-    if (out == NULL)
+    int own = dup(fd); /* the caller's stays open */
+    FILE *out = own >= 0 ? fdopen(own, "w") : NULL;
+    if (out == NULL) {
+        if (own >= 0)
+            close(own);
         return MPT_ERR_IO;
+    }
     mpt_config_write_markdown(out);
-    return fflush(out) == 0 ? MPT_OK : MPT_ERR_IO;
+    return fclose(out) == 0 ? MPT_OK : MPT_ERR_IO;
 }

@@ -83,6 +83,7 @@ static mpt_status_t read_progress(mpt_session_t *s, const mpt_checkpoint_meta_t 
                         .applied = get_integer(meta, "applied", &found),
                         .position = get_integer(meta, "position", &found),
                         .tokens = get_integer(meta, "tokens", &found)};
+    int64_t was_dynamic = get_integer(meta, "scale_dynamic", &found);
     p.scale.clean = get_integer(meta, "scale_clean", &found);
     p.scale.hits = get_integer(meta, "scale_hits", &found);
     p.scale.consecutive_skips = get_integer(meta, "consecutive_skips", &found);
@@ -91,7 +92,8 @@ static mpt_status_t read_progress(mpt_session_t *s, const mpt_checkpoint_meta_t 
         return MPT_ERR_CHECKPOINT;
     }
     p.scale.scale = strtod(scale, NULL);
-    if (!s->scale_rule.dynamic) /* a fixed scale is the config's, whatever was saved */
+    /* A fixed scale is the config's, whatever was saved; and one that was fixed says nothing to a dynamic one. */
+    if (!s->scale_rule.dynamic || !was_dynamic)
         p.scale.scale = s->scale_rule.init;
     s->progress = p;
     return MPT_OK;

@@ -287,7 +287,7 @@ mpt_status_t mpt_sample(const char *checkpoint, const mpt_sample_params_t *param
     reader_t *r = calloc(1, sizeof *r);
     if (r == NULL)
         return MPT_ERR_NO_MEMORY;
-    r->target = (mpt_log_target_t){log, log_ctx};
+    r->target = (mpt_log_target_t){.log = log, .ctx = log_ctx};
     r->log = (mpt_log_t){.level = MPT_LOG_INFO,
                          .rank = -1,
                          .sink = log != NULL ? mpt_session_log_sink : NULL,

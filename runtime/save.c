@@ -13,14 +13,14 @@ static void write_meta(const mpt_session_t *s, char *out, size_t bytes)
              "\nvocab = %" PRId64 "\nparameters = %" PRId64 "\ncompute = %s\nseed = %" PRIu64
              "\nglobal_batch = %" PRId64 "\nsequence = %" PRId64 "\norder = %s\n"
              "applied = %" PRId64 "\nposition = %" PRId64 "\ntokens = %" PRId64
-             "\nscale = %a\nscale_clean = %" PRId64 "\nscale_hits = %" PRId64
+             "\nscale = %a\nscale_dynamic = %d\nscale_clean = %" PRId64 "\nscale_hits = %" PRId64
              "\nconsecutive_skips = %" PRId64 "\n",
              config->model.arch, config->model.layers, config->model.heads, config->model.dim,
              config->model.context, config->model.vocab, s->memory.layout.parameters,
              mpt_dtype_name(config->precision.compute), config->train.seed, config->train.global_batch,
              config->data.sequence, config->data.order == MPT_ORDER_SHUFFLED ? "shuffled" : "sequential",
-             p->applied, p->position, p->tokens, p->scale.scale, p->scale.clean, p->scale.hits,
-             p->scale.consecutive_skips);
+             p->applied, p->position, p->tokens, p->scale.scale, s->scale_rule.dynamic, p->scale.clean,
+             p->scale.hits, p->scale.consecutive_skips);
 }
 
 mpt_status_t mpt_save_begin(mpt_session_t *s)

@@ -1,14 +1,53 @@
 #include "session.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "numeric.h"
 
+static void say(const mpt_log_target_t *to, mpt_log_severity_t severity, const char *line)
+{
+    if (to->log != NULL)
+        to->log(to->ctx, severity, line);
+    else
+        dprintf(STDERR_FILENO, "%s\n", line);
+}
+
 void mpt_session_log_sink(void *target, mpt_log_level_t level, const char *line)
 {
-    const mpt_log_target_t *to = target;
-    to->log(to->ctx, (mpt_log_severity_t)level, line);
+    mpt_log_target_t *to = target;
+    size_t n = strlen(to->held);
+    if (to->holding && level == MPT_LOG_ERROR)
+        snprintf(to->held + n, sizeof to->held - n, "%s\n", line);
+    else
+        say(to, (mpt_log_severity_t)level, line);
+}
+
+mpt_status_t mpt_session_isa(const mpt_environment_t *environment, const mpt_log_t *log, mpt_isa_t *isa_p)
+{
+    const char *cap = environment->isa_cap;
+    mpt_isa_t detected = mpt_isa_detect();
+    *isa_p = detected;
+    if (cap[0] == '\0')
+        return MPT_OK;
+    for (int i = 0; i < MPT_ISA_COUNT; i++) {
+        if (strcmp(cap, mpt_isa_name((mpt_isa_t)i)) != 0)
+            continue;
+        *isa_p = (mpt_isa_t)i < detected ? (mpt_isa_t)i : detected;
+        return MPT_OK;
+    }
+    mpt_log_error(log, "MPT_ISA=%s: not one of portable, avx2, avx512, avx512_bf16, amx", cap);
+    return MPT_ERR_CONFIG;
+}
+
+static void release_held(mpt_log_target_t *to, int aloud)
+{
+    char *rest = NULL, *line = strtok_r(to->held, "\n", &rest);
+    for (; line != NULL && aloud; line = strtok_r(NULL, "\n", &rest))
+        say(to, MPT_SEVERITY_ERROR, line);
+    to->held[0] = '\0';
 }
 
 mpt_log_level_t mpt_session_log_level(const mpt_environment_t *environment)
@@ -23,14 +62,18 @@ mpt_log_level_t mpt_session_log_level(const mpt_environment_t *environment)
 mpt_status_t mpt_session_vote(mpt_session_t *s, mpt_status_t own)
 {
     uint8_t mine = (uint8_t)own, *all = calloc((size_t)s->boot->ranks, 1);
-    mpt_status_t worst = own;
-    if (all == NULL || s->boot->ops->exchange(s->boot, &mine, all, 1) != MPT_OK)
-        worst = MPT_ERR_COMM;
-    for (int r = 0; r < s->boot->ranks && worst != MPT_ERR_COMM; r++)
-        if (all[r] > (uint8_t)worst)
-            worst = (mpt_status_t)all[r];
+    mpt_status_t worst = MPT_OK;
+    int speaker = s->boot->rank;
+    int heard = all != NULL && s->boot->ops->exchange(s->boot, &mine, all, 1) == MPT_OK;
+    for (int r = 0; r < s->boot->ranks && heard; r++) {
+        if (all[r] <= (uint8_t)worst)
+            continue;
+        worst = (mpt_status_t)all[r];
+        speaker = r;
+    }
     free(all);
-    return worst;
+    release_held(&s->log_target, speaker == s->boot->rank || own == MPT_OK);
+    return heard ? worst : MPT_ERR_COMM;
 }
 
 /* Collective where the communicator is whole: peers may still be reading this rank's memory. */

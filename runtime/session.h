@@ -30,9 +30,13 @@ typedef struct mpt_progress {
     mpt_loss_scale_t scale;
 } mpt_progress_t;
 
+/* Where log lines go. While a session opens, a rank's errors wait for the next vote: of an error that all ranks
+ * meet, one says it. */
 typedef struct mpt_log_target {
-    void (*log)(void *ctx, mpt_log_severity_t severity, const char *line);
+    void (*log)(void *ctx, mpt_log_severity_t severity, const char *line); /* NULL: standard error */
     void *ctx;
+    int holding;
+    char held[4096]; /* lines, parted by line breaks */
 } mpt_log_target_t;
 
 struct mpt_session {
@@ -69,7 +73,8 @@ struct mpt_session {
     double pace_ms;            /* smoothed step time */
 };
 
-/** Every rank's status in, the worst out, and whose. Collective over the boot: for open, restore and close. */
+/** Every rank's status in, the worst out; errors held are said by the first rank that has it. Collective over the boot: for open and
+ *  restore. */
 mpt_status_t mpt_session_vote(mpt_session_t *session, mpt_status_t own);
 /** Run one step (step.c); `verdict_p` may be NULL. Collective. */
 typedef struct mpt_step_report {
@@ -103,5 +108,7 @@ mpt_status_t mpt_restore_find(const char *path, const mpt_log_t *log, mpt_checkp
 /* log adaptor */
 void mpt_session_log_sink(void *target, mpt_log_level_t level, const char *line);
 mpt_log_level_t mpt_session_log_level(const mpt_environment_t *environment);
+/** This machine's instruction level, capped by MPT_ISA. @return MPT_OK; MPT_ERR_CONFIG (logged): no such level; *isa_p is then not capped. */
+mpt_status_t mpt_session_isa(const mpt_environment_t *environment, const mpt_log_t *log, mpt_isa_t *isa_p);
 
 #endif

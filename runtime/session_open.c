@@ -102,29 +102,12 @@ static mpt_status_t agree_on_isa(mpt_session_t *s, mpt_isa_t own, mpt_isa_t *isa
     return status;
 }
 
-static mpt_status_t capped_isa(const mpt_session_t *s, mpt_isa_t *isa_p)
-{
-    const char *cap = s->environment.isa_cap;
-    mpt_isa_t detected = mpt_isa_detect();
-    *isa_p = detected;
-    if (cap[0] == '\0')
-        return MPT_OK;
-    for (int i = 0; i < MPT_ISA_COUNT; i++) {
-        if (strcmp(cap, mpt_isa_name((mpt_isa_t)i)) != 0)
-            continue;
-        *isa_p = (mpt_isa_t)i < detected ? (mpt_isa_t)i : detected;
-        return MPT_OK;
-    }
-    mpt_log_error(&s->log, "MPT_ISA=%s: not one of portable, avx2, avx512, avx512_bf16, amx", cap);
-    return MPT_ERR_CONFIG;
-}
-
 static mpt_status_t choose_backends(mpt_session_t *s)
 {
     mpt_isa_t own;
     const mpt_environment_t *env = &s->environment;
     mpt_memory_params_t *p = &s->memory_params;
-    mpt_status_t status = capped_isa(s, &own);
+    mpt_status_t status = mpt_session_isa(env, &s->log, &own);
     p->config = &s->config;
     p->ranks = s->boot->ranks;
     p->comm_backend = env->comm[0] != '\0' ? env->comm : mpt_comm_choose(s->boot);
@@ -334,12 +317,13 @@ mpt_status_t mpt_session_open(const mpt_session_params_t *params, mpt_session_t 
         free(s);
         return status;
     }
-    s->log_target = (mpt_log_target_t){params->log, params->log_ctx};
+    s->log_target = (mpt_log_target_t){.log = params->log, .ctx = params->log_ctx, .holding = 1};
     s->log = (mpt_log_t){.level = mpt_session_log_level(&s->environment),
                          .rank = s->boot->rank,
-                         .sink = params->log != NULL ? mpt_session_log_sink : NULL,
+                         .sink = mpt_session_log_sink,
                          .ctx = &s->log_target};
     status = open_stages(s, params);
+    s->log_target.holding = 0;
     if (status != MPT_OK) {
         mpt_session_close(s);
         return status;

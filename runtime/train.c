@@ -24,33 +24,55 @@ static void notice(train_t *train, int64_t step, const char *kind, const char *t
 
 /* ---- events ---------------------------------------------------------------------------------------- */
 
-/* Why and where a step was skipped: for the metrics and for a person. */
+/* The tensor of the verdict's offender, "" where only the loss is not finite; *element_p: within it. */
+static const char *offender(const mpt_session_t *s, const mpt_verdict_t *v, int64_t *element_p)
+{
+    int tensor;
+    *element_p = 0;
+    if (v->bad_rank < 0 ||
+        !mpt_layout_locate_global(&s->memory.layout, (int64_t)v->bad_element, &tensor, element_p))
+        return "";
+    return s->memory.layout.tensors[tensor].name;
+}
+
+static const char *skip_cause(const mpt_verdict_t *v)
+{
+    return v->bad_rank < 0 ? "loss" : v->wire ? "gradient" : "sum over ranks";
+}
+
+/* Why and where a step was skipped, for a person. */
+static void describe_skip(const mpt_session_t *s, const mpt_step_report_t *report, char *text, size_t bytes)
+{
+    const mpt_verdict_t *v = &report->verdict;
+    char value[40];
+    int64_t element;
+    const char *name = offender(s, v, &element);
+    mpt_metrics_number((double)mpt_f32_from_bits(v->bad_bits), value, sizeof value);
+    if (v->bad_rank < 0)
+        snprintf(text, bytes, "step %" PRId64 " skipped: the loss is not finite", report->result.step);
+    else
+        snprintf(text, bytes,
+                 "step %" PRId64 " skipped: non-finite %s, rank %d, %s[%" PRId64 "] = %s, micro-step %d, "
+                 "%" PRIu64 " such values, loss scale %g",
+                 report->result.step, skip_cause(v), v->bad_rank, name, element, value, v->bad_micro_step,
+                 v->bad_count, report->result.loss_scale);
+}
+
 static void report_skip(train_t *train, const mpt_step_report_t *report)
 {
     mpt_session_t *s = train->session;
     const mpt_verdict_t *v = &report->verdict;
-    const char *cause = v->bad_rank < 0 ? "loss" : v->wire ? "gradient" : "sum over ranks";
-    char fields[512], text[512], value[40], name[MPT_TENSOR_MAX_NAME] = "";
-    int tensor;
-    int64_t element = 0;
-    if (v->bad_rank >= 0 &&
-        mpt_layout_locate_global(&s->memory.layout, (int64_t)v->bad_element, &tensor, &element))
-        snprintf(name, sizeof name, "%s", s->memory.layout.tensors[tensor].name);
+    char fields[512], text[512], value[40];
+    int64_t element;
+    const char *name = offender(s, v, &element);
     mpt_metrics_number((double)mpt_f32_from_bits(v->bad_bits), value, sizeof value);
     snprintf(fields, sizeof fields,
              "\"cause\":\"%s\",\"rank\":%d,\"tensor\":\"%s\",\"element\":%" PRId64
              ",\"micro_step\":%d,\"value\":%s,\"count\":%" PRIu64 ",\"loss_scale\":%.17g",
-             cause, v->bad_rank, name, element, v->bad_micro_step, value, v->bad_count,
+             skip_cause(v), v->bad_rank, name, element, v->bad_micro_step, value, v->bad_count,
              report->result.loss_scale);
     mpt_metrics_event(s->metrics, report->result.step, "skip", fields);
-    if (v->bad_rank < 0)
-        snprintf(text, sizeof text, "step %" PRId64 " skipped: the loss is not finite", report->result.step);
-    else
-        snprintf(text, sizeof text,
-                 "step %" PRId64 " skipped: non-finite %s, rank %d, %s[%" PRId64 "] = %s, micro-step %d, "
-                 "%" PRIu64 " such values, loss scale %g",
-                 report->result.step, cause, v->bad_rank, name, element, value, v->bad_micro_step,
-                 v->bad_count, report->result.loss_scale);
+    describe_skip(s, report, text, sizeof text);
     notice(train, report->result.step, "skip", text, 0.0);
 }
 
@@ -159,13 +181,14 @@ static void report_step(train_t *train, const mpt_step_report_t *report)
 static mpt_status_t diverged(train_t *train, const mpt_step_report_t *report)
 {
     mpt_session_t *s = train->session;
+    char text[512];
     mpt_metrics_event(s->metrics, report->result.step, "stop", "\"cause\":\"diverged\"");
+    describe_skip(s, report, text, sizeof text);
     if (s->boot->rank == 0)
         mpt_log_error(&s->log,
                       "diverged: %" PRId64 " steps in a row were skipped and the loss scale cannot fall "
-                      "below %g; the first non-finite value of the last one is in the line before. Lower "
-                      "train.lr, or look at the data",
-                      s->progress.scale.consecutive_skips, report->scale_after);
+                      "below %g; %s. Lower train.lr, or look at the data",
+                      s->progress.scale.consecutive_skips, report->scale_after, text);
     mpt_status_t status = settle(train);
     return status == MPT_OK ? MPT_ERR_DIVERGED : status;
 }
@@ -191,15 +214,20 @@ static mpt_status_t one_step(train_t *train, int *stop_p)
     report_step(train, &report);
     int ended = mpt_save_poll(s, &saved);
     report_save(train, ended, saved);
-    if (status != MPT_OK) /* a rank cannot go on; all know */
-        return status;
+    if (status != MPT_OK) { /* a rank cannot go on, and all know: what is being saved is still worth having */
+        mpt_status_t settled = settle(train);
+        return settled == MPT_OK ? status : settled;
+    }
     if (report.scale_change == MPT_SCALE_STUCK)
         return diverged(train, &report);
     int last = s->progress.step == s->config.train.steps;
     *stop_p = report.verdict.stop && !last;
-    status = *stop_p ? MPT_OK : validate_if_due(train, last);
+    if (!*stop_p)
+        status = validate_if_due(train, last);
     if (status == MPT_OK)
         status = save_if_due(train, *stop_p || (last && s->config.checkpoint.every > 0));
+    if (status == MPT_OK && *stop_p) /* after the save: whoever asked to stop may not wait for long */
+        status = validate_if_due(train, 0);
     return status;
 }
 

@@ -26,10 +26,29 @@ uint64_t mpt_checkpoint_fingerprint(const mpt_tensor_t *tensors, int count)
     return hash;
 }
 
-static int newest_first(const void *a, const void *b)
+/* The step that a folder's name stands for, written as mpt_checkpoint_path writes it; else -1. */
+static int64_t step_of_name(const char *name)
 {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return (x < y) - (x > y);
+    char canonical[32];
+    int64_t step;
+    if (sscanf(name, "step-%" SCNd64, &step) != 1 || step < 0)
+        return -1;
+    snprintf(canonical, sizeof canonical, "step-%08" PRId64, step);
+    return strcmp(name, canonical) == 0 ? step : -1;
+}
+
+/* Put `step` into a list that is newest first; where it is full the oldest falls out. */
+static int insert_step(int64_t *steps, int count, int capacity, int64_t step)
+{
+    int at = count;
+    while (at > 0 && steps[at - 1] < step)
+        at--;
+    if (at == capacity)
+        return count;
+    count += count < capacity;
+    memmove(&steps[at + 1], &steps[at], (size_t)(count - 1 - at) * sizeof *steps);
+    steps[at] = step;
+    return count;
 }
 
 int mpt_checkpoint_list(const char *dir, int64_t *steps, int capacity)
@@ -39,15 +58,12 @@ int mpt_checkpoint_list(const char *dir, int64_t *steps, int capacity)
     if (folder == NULL)
         return 0;
     struct dirent *entry;
-    while ((entry = readdir(folder)) != NULL && count < capacity) {
-        int64_t step;
-        int end = 0;
-        if (sscanf(entry->d_name, "step-%" SCNd64 "%n", &step, &end) == 1 && end > 0 &&
-            entry->d_name[end] == '\0')
-            steps[count++] = step;
+    while ((entry = readdir(folder)) != NULL) {
+        int64_t step = step_of_name(entry->d_name);
+        if (step >= 0)
+            count = insert_step(steps, count, capacity, step);
     }
     closedir(folder);
-    qsort(steps, (size_t)count, sizeof *steps, newest_first);
     return count;
 }
 
@@ -69,15 +85,16 @@ int mpt_checkpoint_get(const char *text, const char *key, char *out, size_t byte
     return 0;
 }
 
-/* Checks meta's last line, which is the checksum of all before it, and cuts it off. */
-static int meta_is_whole(char *text)
+/* Checks meta's last line, which is the checksum of all before it, to the last byte, and cuts it off. */
+static int meta_is_whole(char *text, size_t bytes)
 {
-    char value[32];
+    char expected[32];
     char *last = strstr(text, "xxh3 = ");
-    if (last == NULL || !mpt_checkpoint_get(last, "xxh3", value, sizeof value))
+    if (last == NULL)
         return 0;
-    uint64_t found = strtoull(value, NULL, 16);
-    if (found != XXH3_64bits(text, (size_t)(last - text)))
+    snprintf(expected, sizeof expected, "xxh3 = %016" PRIx64 "\n",
+             (uint64_t)XXH3_64bits(text, (size_t)(last - text)));
+    if (strcmp(last, expected) != 0 || (size_t)(last - text) + strlen(expected) != bytes)
         return 0;
     *last = '\0';
     return 1;
@@ -101,12 +118,13 @@ mpt_status_t mpt_checkpoint_read_meta(const char *path, const mpt_log_t *log, mp
     char file[MPT_CHECKPOINT_PATH_MAX + 16], value[32];
     snprintf(meta.path, sizeof meta.path, "%s", path);
     snprintf(file, sizeof file, "%s/meta", path);
-    if (read_text(file, meta.text, sizeof meta.text) < 0) {
+    ssize_t bytes = read_text(file, meta.text, sizeof meta.text);
+    if (bytes < 0) {
         mpt_log_error(log, "%s: %s; not a checkpoint folder, or its save was never finished", file,
                       strerror(errno));
         return MPT_ERR_CHECKPOINT;
     }
-    if (!meta_is_whole(meta.text)) {
+    if (!meta_is_whole(meta.text, (size_t)bytes)) {
         mpt_log_error(log, "%s: checksum mismatch; the file is damaged", file);
         return MPT_ERR_CHECKPOINT;
     }

@@ -209,27 +209,47 @@ static int write_meta(const mpt_checkpoint_t *saver, const char *dir)
     return close(fd) != 0 || failed ? -1 : 0;
 }
 
-/* A folder of this step may stand from a run that was resumed before it; the new one takes its place. */
-static int rename_over(const char *from, const char *to)
+/* Where a file system cannot exchange two names at once: for a moment the old folder is `to`.replaced. */
+static int rename_by_way_of(const char *from, const char *to)
 {
     char aside[MPT_CHECKPOINT_PATH_MAX + 16];
-    if (rename(from, to) == 0)
-        return 0;
-    if (errno != ENOTEMPTY && errno != EEXIST)
-        return -1;
     snprintf(aside, sizeof aside, "%s.replaced", to);
-    if (mpt_file_remove_dir(aside) != 0 || rename(to, aside) != 0 || rename(from, to) != 0)
+    if (mpt_file_remove_dir(aside) != 0 || rename(to, aside) != 0)
         return -1;
+    if (rename(from, to) != 0) {
+        int error = errno;
+        rename(aside, to); /* the old one stays */
+        errno = error;
+        return -1;
+    }
     mpt_file_remove_dir(aside);
     return 0;
 }
 
+/* A folder of this step may stand from a run that was resumed before it; the new one takes its place, at once
+ * where possible, so that a crash leaves one of the two. */
+static int rename_over(const char *from, const char *to)
+{
+    if (rename(from, to) == 0)
+        return 0;
+    if (errno != ENOTEMPTY && errno != EEXIST)
+        return -1;
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_EXCHANGE) != 0)
+        return rename_by_way_of(from, to);
+    mpt_file_remove_dir(from);
+    return 0;
+}
+
+/* Keep the newest up to this step. Later ones were left by a run that this one started behind: they do not
+ * count, or a damaged one would cost the checkpoint that has just been written. */
 static void remove_older(const mpt_checkpoint_t *saver)
 {
-    int64_t steps[256];
+    int64_t steps[256], kept = 0;
     char path[MPT_CHECKPOINT_PATH_MAX];
     int count = mpt_checkpoint_list(saver->dir, steps, 256);
-    for (int i = (int)saver->params.keep; i < count; i++) {
+    for (int i = 0; i < count; i++) {
+        if (steps[i] > saver->step || kept++ < saver->params.keep)
+            continue;
         mpt_checkpoint_path(saver->dir, steps[i], path, sizeof path);
         if (mpt_file_remove_dir(path) != 0)
             mpt_log_warn(saver->params.log, "cannot remove old checkpoint %s: %s", path,

@@ -40,13 +40,29 @@ static int count_units(const mpt_tensor_t *tensors, int tensor_count)
     return units;
 }
 
+/* Units are 0..units-1, each with a tensor, and no tensor is empty. */
+static int table_is_sound(const mpt_tensor_t *tensors, int tensor_count, int units)
+{
+    for (int t = 0; t < tensor_count; t++)
+        if (tensors[t].unit < 0 || tensors[t].reserve < 0 || mpt_tensor_count(&tensors[t]) < 1)
+            return 0;
+    for (int u = 0; u < units; u++) {
+        int t = 0;
+        while (t < tensor_count && tensors[t].unit != u)
+            t++;
+        if (t == tensor_count)
+            return 0;
+    }
+    return 1;
+}
+
 mpt_status_t mpt_layout_build(const mpt_tensor_t *tensors, int tensor_count, int ranks,
                               mpt_layout_t *layout_p)
 {
-    if (tensor_count < 1 || ranks < 1)
+    int units = count_units(tensors, tensor_count);
+    if (tensor_count < 1 || ranks < 1 || !table_is_sound(tensors, tensor_count, units))
         return MPT_ERR_INVALID_ARG;
-    mpt_layout_t layout = {.ranks = ranks, .tensor_count = tensor_count};
-    layout.unit_count = count_units(tensors, tensor_count);
+    mpt_layout_t layout = {.ranks = ranks, .tensor_count = tensor_count, .unit_count = units};
     layout.tensors = malloc((size_t)tensor_count * sizeof *layout.tensors);
     layout.offset = calloc((size_t)tensor_count, sizeof *layout.offset);
     layout.units = calloc((size_t)layout.unit_count, sizeof *layout.units);

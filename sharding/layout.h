@@ -63,7 +63,7 @@ int mpt_layout_locate_global(const mpt_layout_t *layout, int64_t global, int *te
                              int64_t *element_p);
 /** Index of the tensor named `name`, or -1. */
 int mpt_layout_find(const mpt_layout_t *layout, const char *name);
-/** The parts of tensors in slice `rank` of every unit, in flat order; at most one per tensor. `extents` has room for tensor_count. Returns their number. */
+/** The parts of tensors in slice `rank` of every unit, in table order; at most one per tensor. `extents` has room for tensor_count. Returns their number. */
 int mpt_layout_extents(const mpt_layout_t *layout, int rank, mpt_extent_t *extents);
 /** Elements of tensors, without padding, in slice `rank` of every unit. */
 int64_t mpt_layout_owned(const mpt_layout_t *layout, int rank);

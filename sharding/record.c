@@ -31,7 +31,6 @@ static void fold_offender(const mpt_record_t *records, int ranks, mpt_verdict_t 
     for (int r = 0; r < ranks; r++) {
         if (!(records[r].flags & (MPT_RECORD_BAD_WIRE | MPT_RECORD_BAD_SUM)))
             continue;
-        verdict->bad_count += records[r].bad_count;
         if (first == NULL || comes_before(&records[r], first)) {
             first = &records[r];
             verdict->bad_rank = r;
@@ -39,8 +38,12 @@ static void fold_offender(const mpt_record_t *records, int ranks, mpt_verdict_t 
     }
     if (first == NULL)
         return;
+    uint8_t kind = first->flags & MPT_RECORD_BAD_WIRE ? MPT_RECORD_BAD_WIRE : MPT_RECORD_BAD_SUM;
+    for (int r = 0; r < ranks; r++)
+        if (records[r].flags & kind)
+            verdict->bad_count += records[r].bad_count;
     verdict->overflow = 1;
-    verdict->wire = !!(first->flags & MPT_RECORD_BAD_WIRE);
+    verdict->wire = kind == MPT_RECORD_BAD_WIRE;
     verdict->bad_micro_step = first->micro_step;
     verdict->bad_element = first->bad_element;
     verdict->bad_bits = first->bad_bits;

@@ -47,7 +47,7 @@ typedef struct mpt_verdict {
     int bad_micro_step;
     uint64_t bad_element;
     uint32_t bad_bits;
-    uint64_t bad_count;
+    uint64_t bad_count; /* of the offender's kind, all ranks: a value bad on the wire is not counted again in the sum */
     double sumsq, loss_sum;
     uint64_t tokens;
     int disagree_rank; /* a rank whose step or scale differs from rank 0's, or -1 */

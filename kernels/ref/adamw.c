@@ -10,7 +10,8 @@ mpt_status_t ref_adamw(mpt_kernels_t *k, const mpt_adamw_t *a, mpt_stream_t *s)
         double g = mpt_load(a->grad, a->grad_dtype, i) * (double)a->factor;
         double m = (double)a->m[i] + (1 - (double)a->beta1) * (g - (double)a->m[i]);
         double v = (double)a->v[i] + (1 - (double)a->beta2) * (g * g - (double)a->v[i]);
-        double step = (m / (double)a->correction1) / (sqrt(v / (double)a->correction2) + (double)a->eps);
+        double step =
+            (m / (double)a->correction1) / (sqrt(v / (double)a->correction2) + (double)a->eps);
         double w = (double)a->master[i];
         a->m[i] = (float)m;
         a->v[i] = (float)v;

@@ -85,12 +85,17 @@ static void forward_row(const mpt_attention_forward_t *a, const head_t *h, int64
     }
 }
 
-mpt_status_t ref_attention_forward(mpt_kernels_t *k, const mpt_attention_forward_t *a, mpt_stream_t *s)
+mpt_status_t ref_attention_forward(mpt_kernels_t *k, const mpt_attention_forward_t *a,
+                                   mpt_stream_t *s)
 {
     (void)k;
     (void)s;
-    head_t h = {.p = mpt_op_precision(MPT_OP_ATTENTION, a->compute), .qkv = a->qkv, .seq = a->seq,
-                .heads = a->heads, .head_dim = a->head_dim, .scale = 1 / sqrt((double)a->head_dim)};
+    head_t h = {.p = mpt_op_precision(MPT_OP_ATTENTION, a->compute),
+                .qkv = a->qkv,
+                .seq = a->seq,
+                .heads = a->heads,
+                .head_dim = a->head_dim,
+                .scale = 1 / sqrt((double)a->head_dim)};
     for (h.batch_index = 0; h.batch_index < a->batch; h.batch_index++)
         for (h.head_index = 0; h.head_index < a->heads; h.head_index++)
             for (int64_t i = 0; i < a->seq; i++)
@@ -135,12 +140,17 @@ static void backward_row(const mpt_attention_backward_t *a, const head_t *h, int
     }
 }
 
-mpt_status_t ref_attention_backward(mpt_kernels_t *k, const mpt_attention_backward_t *a, mpt_stream_t *s)
+mpt_status_t ref_attention_backward(mpt_kernels_t *k, const mpt_attention_backward_t *a,
+                                    mpt_stream_t *s)
 {
     (void)k;
     (void)s;
-    head_t h = {.p = mpt_op_precision(MPT_OP_ATTENTION, a->compute), .qkv = a->qkv, .seq = a->seq,
-                .heads = a->heads, .head_dim = a->head_dim, .scale = 1 / sqrt((double)a->head_dim)};
+    head_t h = {.p = mpt_op_precision(MPT_OP_ATTENTION, a->compute),
+                .qkv = a->qkv,
+                .seq = a->seq,
+                .heads = a->heads,
+                .head_dim = a->head_dim,
+                .scale = 1 / sqrt((double)a->head_dim)};
     for (h.batch_index = 0; h.batch_index < a->batch; h.batch_index++)
         for (h.head_index = 0; h.head_index < a->heads; h.head_index++)
             for (int64_t t = 0; t < a->seq; t++)

@@ -19,7 +19,8 @@ static void row_statistics(const void *x, mpt_dtype_t dtype, int64_t first, int6
     *rstd_p = 1 / sqrt(squares / (double)dim + layernorm_eps);
 }
 
-mpt_status_t ref_layernorm_forward(mpt_kernels_t *k, const mpt_layernorm_forward_t *a, mpt_stream_t *s)
+mpt_status_t ref_layernorm_forward(mpt_kernels_t *k, const mpt_layernorm_forward_t *a,
+                                   mpt_stream_t *s)
 {
     (void)k;
     (void)s;
@@ -68,7 +69,8 @@ static void row_backward(const mpt_layernorm_backward_t *a, mpt_op_precision_t p
     }
 }
 
-mpt_status_t ref_layernorm_backward(mpt_kernels_t *k, const mpt_layernorm_backward_t *a, mpt_stream_t *s)
+mpt_status_t ref_layernorm_backward(mpt_kernels_t *k, const mpt_layernorm_backward_t *a,
+                                    mpt_stream_t *s)
 {
     (void)k;
     (void)s;
@@ -78,7 +80,8 @@ mpt_status_t ref_layernorm_backward(mpt_kernels_t *k, const mpt_layernorm_backwa
         double dgamma = 0, dbeta = 0;
         for (int64_t row = 0; row < a->rows; row++) {
             double dy = mpt_load(a->dy, p.input, row * a->dim + d);
-            double centred = mpt_load(a->x, p.input, row * a->dim + d) - mpt_load(a->mean, p.accumulate, row);
+            double centred =
+                mpt_load(a->x, p.input, row * a->dim + d) - mpt_load(a->mean, p.accumulate, row);
             dgamma += dy * centred * mpt_load(a->rstd, p.accumulate, row);
             dbeta += dy;
         }

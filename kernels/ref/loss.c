@@ -22,7 +22,8 @@ static void row_gradient(const mpt_loss_t *a, mpt_op_precision_t p, int64_t row,
         double gradient = 0;
         if (v < a->vocab)
             gradient = (exp(mpt_load(a->logits, p.input, first + v) - lse) -
-                        (v == (int64_t)a->targets[row])) * (double)a->seed;
+                        (v == (int64_t)a->targets[row])) *
+                       (double)a->seed;
         mpt_store(a->dlogits, p.output, first + v, gradient);
     }
 }

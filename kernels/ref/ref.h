@@ -25,10 +25,14 @@ static inline void ref_add(void *array, mpt_dtype_t dtype, int64_t index, double
     mpt_store(array, dtype, index, mpt_load(array, dtype, index) + value);
 }
 
-/** The same element as mpt_load gives, without a call where the type is FP64: most of the oracle's work. */
+/** The element that mpt_load gives, without a call for the types that need none: products do little else. */
 static inline double ref_load(const void *array, mpt_dtype_t dtype, int64_t index)
 {
-    return dtype == MPT_F64 ? ((const double *)array)[index] : mpt_load(array, dtype, index);
+    if (dtype == MPT_F64)
+        return ((const double *)array)[index];
+    if (dtype == MPT_F32)
+        return (double)((const float *)array)[index];
+    return mpt_load(array, dtype, index);
 }
 
 /**
@@ -40,7 +44,8 @@ static inline double ref_dot(const void *a, int64_t a_first, int64_t a_stride, c
 {
     double sum = 0;
     for (int64_t i = 0; i < count; i++)
-        sum += ref_load(a, dtype, a_first + i * a_stride) * ref_load(b, dtype, b_first + i * b_stride);
+        sum +=
+            ref_load(a, dtype, a_first + i * a_stride) * ref_load(b, dtype, b_first + i * b_stride);
     return sum;
 }
 
@@ -50,15 +55,19 @@ double ref_gelu_slope(double p);
 
 mpt_status_t ref_embed_forward(mpt_kernels_t *k, const mpt_embed_forward_t *a, mpt_stream_t *s);
 mpt_status_t ref_embed_backward(mpt_kernels_t *k, const mpt_embed_backward_t *a, mpt_stream_t *s);
-mpt_status_t ref_layernorm_forward(mpt_kernels_t *k, const mpt_layernorm_forward_t *a, mpt_stream_t *s);
-mpt_status_t ref_layernorm_backward(mpt_kernels_t *k, const mpt_layernorm_backward_t *a, mpt_stream_t *s);
+mpt_status_t ref_layernorm_forward(mpt_kernels_t *k, const mpt_layernorm_forward_t *a,
+                                   mpt_stream_t *s);
+mpt_status_t ref_layernorm_backward(mpt_kernels_t *k, const mpt_layernorm_backward_t *a,
+                                    mpt_stream_t *s);
 mpt_status_t ref_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s);
 mpt_status_t ref_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backward_input_t *a,
                                        mpt_stream_t *s);
 mpt_status_t ref_linear_backward_weight(mpt_kernels_t *k, const mpt_linear_backward_weight_t *a,
                                         mpt_stream_t *s);
-mpt_status_t ref_attention_forward(mpt_kernels_t *k, const mpt_attention_forward_t *a, mpt_stream_t *s);
-mpt_status_t ref_attention_backward(mpt_kernels_t *k, const mpt_attention_backward_t *a, mpt_stream_t *s);
+mpt_status_t ref_attention_forward(mpt_kernels_t *k, const mpt_attention_forward_t *a,
+                                   mpt_stream_t *s);
+mpt_status_t ref_attention_backward(mpt_kernels_t *k, const mpt_attention_backward_t *a,
+                                    mpt_stream_t *s);
 mpt_status_t ref_loss(mpt_kernels_t *k, const mpt_loss_t *a, mpt_stream_t *s);
 mpt_status_t ref_to_wire(mpt_kernels_t *k, const mpt_to_wire_t *a, mpt_stream_t *s);
 mpt_status_t ref_grad_scan(mpt_kernels_t *k, const mpt_grad_scan_t *a, mpt_stream_t *s);

@@ -42,7 +42,8 @@ static double segment_squares(const void *grad, mpt_dtype_t dtype, int64_t first
         double g = mpt_load(grad, dtype, first + i);
         lane[i % 8] += g * g;
     }
-    return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+    return ((lane[0] + lane[1]) + (lane[2] + lane[3])) +
+           ((lane[4] + lane[5]) + (lane[6] + lane[7]));
 }
 
 mpt_status_t ref_grad_scan(mpt_kernels_t *k, const mpt_grad_scan_t *a, mpt_stream_t *s)

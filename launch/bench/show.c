@@ -76,7 +76,8 @@ static void print_types(const mpt_bench_report_t *report)
 static void print_ratios(const mpt_bench_report_t *report)
 {
     double linear = linear_over_onednn(report);
-    printf("\n");
+    if (report->types[MPT_BENCH_FP32].measured)
+        printf("\n");
     if (isfinite(over_fp32(report, MPT_BENCH_BF16)))
         printf("bf16 over fp32: %.2f\n", over_fp32(report, MPT_BENCH_BF16));
     if (isfinite(over_fp32(report, MPT_BENCH_FP16)))

@@ -12,7 +12,7 @@ static const mpt_config_variable_t variables[] = {
     {"MPT_COMM", AT(comm), "communication backend: `self`, `mpi` or `shm`; empty: chosen at start"},
     {"MPT_KERNELS", AT(kernels), "kernels: `cpu`, or `ref` for the plain-C oracle; empty: `cpu`"},
     {"MPT_INJECT", AT(inject),
-     "a fault for tests, as `overflow:rank=1,step=3,tensor=wte,element=5,micro=0`; empty: none"},
+     "a fault for tests, as `overflow:rank=1,step=3,tensor=wte.weight,element=5,micro=0`; empty: none"},
     {"MPT_LOG", AT(log_level), "lines to log: `error`, `warn`, `info` or `debug`; empty: `info`"},
 };
 

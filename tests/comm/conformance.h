@@ -347,6 +347,80 @@ static inline void suite_messages_in_order(suite_t *suite)
     }
 }
 
+/* ---- overlap between ranks ------------------------------------------------------------------------------ */
+
+/* Small integers that any order sums exactly: a base, and a step every few KiB, so that data of another round or
+ * of another chunk is seen. */
+static inline void suite_fill_steps(float *values, int64_t first, int64_t count, int base)
+{
+    for (int64_t i = 0; i < count; i++)
+        values[i] = (float)(base + (int)((first + i) >> 11 & 15));
+}
+
+/* `times` such values summed, whose bases add up to `base`. */
+static inline int suite_steps_agree(const float *values, int64_t first, int64_t count, int base,
+                                    int times)
+{
+    for (int64_t i = 0; i < count; i++)
+        if (!(values[i] == (float)(base + times * (int)((first + i) >> 11 & 15))))
+            return 0;
+    return 1;
+}
+
+static inline void suite_spoil(float *values, int64_t count)
+{
+    memset(values, 0xff, (size_t)count * sizeof values[0]);
+}
+
+/* A buffer belongs to its rank again as soon as the call returns: overwrite it at once, while slower ranks may
+ * still be inside, and go on to the next round, whose values are others. */
+static inline void suite_reuse_reductions(suite_t *suite, int round, float *send, float *recv)
+{
+    mpt_comm_t *comm = suite->comm;
+    const int n = comm->ranks, sum = n * round + n * (n - 1) / 2;
+    const int64_t slice = 600000 / n, whole = slice * n;
+    suite_fill_steps(send, 0, whole, round + comm->rank);
+    EXPECT(suite,
+           mpt_comm_reduce_scatter(comm, send, recv, slice, MPT_F32, MPT_F32, NULL) == MPT_OK);
+    suite_spoil(send, whole);
+    EXPECT(suite, suite_steps_agree(recv, slice * comm->rank, slice, sum, n));
+    suite_fill_steps(send, 0, whole, round + comm->rank);
+    EXPECT(suite, mpt_comm_all_reduce(comm, send, recv, whole, MPT_F32, NULL) == MPT_OK);
+    suite_spoil(send, whole);
+    EXPECT(suite, suite_steps_agree(recv, 0, whole, sum, n));
+}
+
+static inline void suite_reuse_copies(suite_t *suite, int round, float *send, float *recv)
+{
+    mpt_comm_t *comm = suite->comm;
+    const int n = comm->ranks, root = round % n;
+    const int64_t slice = 600000 / n, whole = slice * n;
+    suite_fill_steps(send, 0, slice, round + comm->rank);
+    EXPECT(suite, mpt_comm_all_gather(comm, send, recv, (size_t)slice * 4, NULL) == MPT_OK);
+    suite_spoil(send, slice);
+    for (int r = 0; r < n; r++)
+        EXPECT(suite, suite_steps_agree(recv + slice * r, 0, slice, round + r, 1));
+    suite_fill_steps(send, 0, whole, round + comm->rank);
+    EXPECT(suite, mpt_comm_all_to_all(comm, send, recv, (size_t)slice * 4, NULL) == MPT_OK);
+    suite_spoil(send, whole);
+    for (int r = 0; r < n; r++)
+        EXPECT(suite, suite_steps_agree(recv + slice * r, slice * comm->rank, slice, round + r, 1));
+    suite_fill_steps(send, 0, whole, round + comm->rank);
+    EXPECT(suite, mpt_comm_broadcast(comm, send, (size_t)whole * 4, root, NULL) == MPT_OK);
+    EXPECT(suite, suite_steps_agree(send, 0, whole, round + root, 1));
+    suite_spoil(send, whole);
+}
+
+static inline void suite_reuse_after_return(suite_t *suite)
+{
+    for (int round = 0; round < 8; round++) {
+        float *send = (float *)suite_buffer(suite, round % 2, 0);
+        float *recv = (float *)suite_buffer(suite, round % 2, 1);
+        suite_reuse_reductions(suite, round, send, recv);
+        suite_reuse_copies(suite, round, send, recv);
+    }
+}
+
 /* ---- splits ------------------------------------------------------------------------------------------ */
 
 /* `members`: the world ranks of the child, in its order. */
@@ -490,6 +564,7 @@ static inline int conformance_run(mpt_comm_t *comm, mpt_device_t *device)
     suite_all_to_all(&suite);
     suite_ring(&suite);
     suite_messages_in_order(&suite);
+    suite_reuse_after_return(&suite);
     suite_splits(&suite);
     suite_counts_bytes(&suite);
     suite_refuses_bad_arguments(&suite);

@@ -302,6 +302,49 @@ static void registered_memory_may_be_freed_after_a_failure(void **state)
     assert_party(&party);
 }
 
+/* All arrive together, but wait too shortly for the slowest: whoever gives up first frees memory that others may be
+ * summing right now. */
+static int free_while_others_read(party_rank_t *rank)
+{
+    enum { COUNT = 4 << 20 };
+    mpt_device_t *device = rank->device;
+    mpt_mem_t mem;
+    void *handle = NULL;
+    if (device->ops->mem_alloc(device, MPT_MEM_PEER, COUNT * sizeof(float), &mem) != MPT_OK ||
+        mpt_comm_register(rank->comm, &mem, &handle) != MPT_OK)
+        return 1;
+    memset(mem.ptr, 0, mem.bytes);
+    mpt_status_t status = sum_one(rank->comm);
+    rank->comm->timeout_s = 0.001;
+    while (!status)
+        status = mpt_comm_all_reduce(rank->comm, mem.ptr, mem.ptr, COUNT, MPT_F32, NULL);
+    mpt_comm_deregister(rank->comm, handle);
+    device->ops->mem_free(device, &mem);
+    return status != MPT_ERR_COMM;
+}
+
+static void memory_is_not_given_up_while_others_read_it(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 5; i++)
+        assert_party(&(party_t){.ranks = 5, .backend = "shm", .body = free_while_others_read});
+}
+
+static int leave_at_once(party_rank_t *rank)
+{
+    return sum_one(rank->comm) != MPT_OK;
+}
+
+static void a_rank_may_leave_while_others_still_return(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 20; i++) {
+        assert_party(&(party_t){.ranks = 5, .backend = "shm", .body = leave_at_once});
+        assert_party(
+            &(party_t){.ranks = 3, .backend = "shm", .processes = 1, .body = leave_at_once});
+    }
+}
+
 static int break_child(party_rank_t *rank)
 {
     mpt_comm_t *child = NULL;
@@ -401,6 +444,8 @@ int main(void)
         cmocka_unit_test(different_calls_fail_on_every_rank),
         cmocka_unit_test(a_message_of_another_length_is_an_error),
         cmocka_unit_test(registered_memory_may_be_freed_after_a_failure),
+        cmocka_unit_test(memory_is_not_given_up_while_others_read_it),
+        cmocka_unit_test(a_rank_may_leave_while_others_still_return),
         cmocka_unit_test(a_broken_child_leaves_its_parent_whole),
         cmocka_unit_test(create_refuses_what_it_cannot_serve),
         cmocka_unit_test(the_backend_follows_from_where_the_ranks_are),

@@ -14,14 +14,14 @@
 #ifndef TEST_CONFORMANCE_ATTENTION_H
 #define TEST_CONFORMANCE_ATTENTION_H
 
-#include "conformance.h"
+#include "conformance_run.h"
 
 enum { ATTENTION_SPECIAL = 1, ATTENTION_PEAKED = 2, ATTENTION_TINY = 4 };
 static const char *const attention_flags[] = {"special", "peaked", "tiny"};
 
-static const int64_t attention_shapes[][4] = {{1, 1, 1, 1},  {2, 7, 3, 5},   {1, 7, 1, 1},   {1, 64, 2, 32},
-                                              {1, 65, 1, 64}, {1, 33, 3, 64}, {2, 130, 2, 80}, {1, 200, 1, 16},
-                                              {1, 129, 1, 128}, {3, 17, 5, 24}};
+static const int64_t attention_shapes[][4] = {
+    {1, 1, 1, 1},   {2, 7, 3, 5},    {1, 7, 1, 1},    {1, 64, 2, 32},   {1, 65, 1, 64},
+    {1, 33, 3, 64}, {2, 130, 2, 80}, {1, 200, 1, 16}, {1, 129, 1, 128}, {3, 17, 5, 24}};
 #define ATTENTION_SHAPE_COUNT (sizeof attention_shapes / sizeof attention_shapes[0])
 
 enum { ATTENTION_QKV, ATTENTION_OUT, ATTENTION_LSE, ATTENTION_DOUT, ATTENTION_DQKV };
@@ -29,7 +29,8 @@ enum { ATTENTION_QKV, ATTENTION_OUT, ATTENTION_LSE, ATTENTION_DOUT, ATTENTION_DQ
 /* One head, its arrays as doubles. */
 typedef struct attention_head {
     const conform_case_t *c;
-    const double *qkv, *out, *dout; /* FP64 copies of the whole arrays; out and dout NULL in forward */
+    const double *qkv, *out,
+        *dout; /* FP64 copies of the whole arrays; out and dout NULL in forward */
     int64_t b, h, seq, heads, dim;
     double scale, product, unit, floor;
 } attention_head_t;
@@ -63,19 +64,29 @@ static double attention_dot(const double *x, const double *y, int64_t n, double 
 
 static double attention_score(const attention_head_t *a, int64_t i, int64_t j, double *error_p)
 {
-    double magnitude, s = a->scale * attention_dot(a->qkv + attention_qkv_row(a, i, 0),
-                                                   a->qkv + attention_qkv_row(a, j, 1), a->dim, &magnitude);
+    double magnitude,
+        s = a->scale * attention_dot(a->qkv + attention_qkv_row(a, i, 0),
+                                     a->qkv + attention_qkv_row(a, j, 1), a->dim, &magnitude);
     *error_p = ((double)(a->dim + 4) * CONFORM_U32 + a->product) * magnitude * a->scale;
     return s;
 }
 
-static attention_head_t attention_head(const conform_case_t *c, const double *qkv, const double *out,
-                                       const double *dout, int64_t index)
+static attention_head_t attention_head(const conform_case_t *c, const double *qkv,
+                                       const double *out, const double *dout, int64_t index)
 {
-    return (attention_head_t){.c = c, .qkv = qkv, .out = out, .dout = dout, .seq = c->n[1], .heads = c->n[2],
-                              .dim = c->n[3], .b = index / c->n[2], .h = index % c->n[2],
-                              .scale = 1 / sqrt((double)c->n[3]), .product = conform_product(c->compute),
-                              .unit = conform_unit(c->compute), .floor = conform_tiny(c->compute) / 2};
+    return (attention_head_t){.c = c,
+                              .qkv = qkv,
+                              .out = out,
+                              .dout = dout,
+                              .seq = c->n[1],
+                              .heads = c->n[2],
+                              .dim = c->n[3],
+                              .b = index / c->n[2],
+                              .h = index % c->n[2],
+                              .scale = 1 / sqrt((double)c->n[3]),
+                              .product = conform_product(c->compute),
+                              .unit = conform_unit(c->compute),
+                              .floor = conform_tiny(c->compute) / 2};
 }
 
 /* Any finite result will do where this head holds something non-finite: a tile's zero times Inf is NaN. */
@@ -91,7 +102,8 @@ static int attention_tainted(const attention_head_t *a)
 }
 
 /* Largest score and largest error of a score in row i. */
-static void attention_row_extremes(const attention_head_t *a, int64_t i, double *score_p, double *error_p)
+static void attention_row_extremes(const attention_head_t *a, int64_t i, double *score_p,
+                                   double *error_p)
 {
     *score_p = *error_p = 0;
     for (int64_t j = 0; j <= i; j++) {
@@ -103,13 +115,25 @@ static void attention_row_extremes(const attention_head_t *a, int64_t i, double 
 
 static mpt_kernels_limits_t attention_limits(mpt_dtype_t compute, const int64_t *n)
 {
-    return (mpt_kernels_limits_t){.compute = compute, .batch = n[0], .seq = n[1], .heads = n[2], .head_dim = n[3],
-                                  .rows = 1, .dim = 1, .hidden = 1, .vocab_padded = 1, .loss_rows = 1};
+    return (mpt_kernels_limits_t){.compute = compute,
+                                  .batch = n[0],
+                                  .seq = n[1],
+                                  .heads = n[2],
+                                  .head_dim = n[3],
+                                  .rows = 1,
+                                  .dim = 1,
+                                  .hidden = 1,
+                                  .vocab_padded = 1,
+                                  .loss_rows = 1};
 }
 
-static conform_case_t attention_case(const char *op, mpt_dtype_t compute, const int64_t *n, unsigned variant)
+static conform_case_t attention_case(const char *op, mpt_dtype_t compute, const int64_t *n,
+                                     unsigned variant)
 {
-    conform_case_t c = {.op = op, .compute = compute, .variant = variant, .n = {n[0], n[1], n[2], n[3]},
+    conform_case_t c = {.op = op,
+                        .compute = compute,
+                        .variant = variant,
+                        .n = {n[0], n[1], n[2], n[3]},
                         .seed = (uint64_t)(n[1] * 7919 + n[3] * 31 + n[0]) + variant,
                         .limits = attention_limits(compute, n)};
     conform_label(&c, 4, attention_flags, 3);
@@ -135,10 +159,16 @@ static void attention_fill(conform_case_t *c)
 
 /* ---- forward --------------------------------------------------------------------------------------- */
 
-static mpt_status_t attention_forward_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute, void *const *data)
+static mpt_status_t attention_forward_call(mpt_kernels_t *k, const conform_case_t *c,
+                                           mpt_dtype_t compute, void *const *data)
 {
-    mpt_attention_forward_t a = {.compute = compute, .batch = c->n[0], .seq = c->n[1], .heads = c->n[2],
-                                 .head_dim = c->n[3], .qkv = data[ATTENTION_QKV], .out = data[ATTENTION_OUT],
+    mpt_attention_forward_t a = {.compute = compute,
+                                 .batch = c->n[0],
+                                 .seq = c->n[1],
+                                 .heads = c->n[2],
+                                 .head_dim = c->n[3],
+                                 .qkv = data[ATTENTION_QKV],
+                                 .out = data[ATTENTION_OUT],
                                  .lse = data[ATTENTION_LSE]};
     return mpt_attention_forward(k, &a, NULL);
 }
@@ -176,8 +206,9 @@ static void attention_forward_expect(conform_case_t *c)
     conform_twin_end(data);
 }
 
-static void attention_forward_case(conform_context_t *x, const conform_target_t *targets, int target_count,
-                                   mpt_dtype_t compute, const int64_t *n, unsigned variant)
+static void attention_forward_case(conform_context_t *x, const conform_target_t *targets,
+                                   int target_count, mpt_dtype_t compute, const int64_t *n,
+                                   unsigned variant)
 {
     conform_case_t c = attention_case("attention_forward", compute, n, variant);
     int64_t elements = n[0] * n[1] * n[2] * n[3];
@@ -190,7 +221,8 @@ static void attention_forward_case(conform_context_t *x, const conform_target_t 
     conform_case_run(x, &c, targets, target_count);
 }
 
-static void conform_attention_forward(conform_context_t *x, const conform_target_t *targets, int count, mpt_dtype_t compute)
+static void conform_attention_forward(conform_context_t *x, const conform_target_t *targets,
+                                      int count, mpt_dtype_t compute)
 {
     static const int64_t special[4] = {2, 37, 2, 20};
     for (size_t i = 0; i < ATTENTION_SHAPE_COUNT; i++)
@@ -202,28 +234,41 @@ static void conform_attention_forward(conform_context_t *x, const conform_target
 
 /* ---- backward -------------------------------------------------------------------------------------- */
 
-static mpt_status_t attention_backward_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute, void *const *data)
+static mpt_status_t attention_backward_call(mpt_kernels_t *k, const conform_case_t *c,
+                                            mpt_dtype_t compute, void *const *data)
 {
-    mpt_attention_backward_t a = {.compute = compute, .batch = c->n[0], .seq = c->n[1], .heads = c->n[2],
-                                  .head_dim = c->n[3], .qkv = data[ATTENTION_QKV], .out = data[ATTENTION_OUT],
-                                  .dout = data[ATTENTION_DOUT], .lse = data[ATTENTION_LSE], .dqkv = data[ATTENTION_DQKV]};
+    mpt_attention_backward_t a = {.compute = compute,
+                                  .batch = c->n[0],
+                                  .seq = c->n[1],
+                                  .heads = c->n[2],
+                                  .head_dim = c->n[3],
+                                  .qkv = data[ATTENTION_QKV],
+                                  .out = data[ATTENTION_OUT],
+                                  .dout = data[ATTENTION_DOUT],
+                                  .lse = data[ATTENTION_LSE],
+                                  .dqkv = data[ATTENTION_DQKV]};
     return mpt_attention_backward(k, &a, NULL);
 }
 
 /* What pair (i, j) adds to the slack of dQ's row i and of dK's and dV's row j. */
-static void attention_backward_pair(conform_case_t *c, const attention_head_t *a, int64_t i, int64_t j)
+static void attention_backward_pair(conform_case_t *c, const attention_head_t *a, int64_t i,
+                                    int64_t j)
 {
     double *slack = c->array[ATTENTION_DQKV].slack, score_error, dp_magnitude, average_magnitude;
-    int64_t row = attention_row(a, i), q = attention_qkv_row(a, i, 0), k = attention_qkv_row(a, j, 1);
+    int64_t row = attention_row(a, i), q = attention_qkv_row(a, i, 0),
+            k = attention_qkv_row(a, j, 1);
     int64_t v = attention_qkv_row(a, j, 2);
-    double s = attention_score(a, i, j, &score_error), lse = conform_input(c, ATTENTION_LSE, attention_lse_row(a, i));
+    double s = attention_score(a, i, j, &score_error),
+           lse = conform_input(c, ATTENTION_LSE, attention_lse_row(a, i));
     double p = exp(s - lse), dp = attention_dot(a->dout + row, a->qkv + v, a->dim, &dp_magnitude);
     double average = attention_dot(a->dout + row, a->out + row, a->dim, &average_magnitude);
-    double dots = (double)(a->dim + 4) * CONFORM_U32, sums = (double)(a->seq + 4) * CONFORM_U32 + a->product;
+    double dots = (double)(a->dim + 4) * CONFORM_U32,
+           sums = (double)(a->seq + 4) * CONFORM_U32 + a->product;
     double p_error = score_error + (8 + 2 * fabs(lse) + 2 * fabs(s)) * CONFORM_U32 + a->unit;
     double ds = p * (dp - average) * a->scale;
-    double ds_error = a->scale * p * (p_error * fabs(dp - average) + (dots + a->product) * dp_magnitude +
-                                      dots * average_magnitude) +
+    double ds_error = a->scale * p *
+                          (p_error * fabs(dp - average) + (dots + a->product) * dp_magnitude +
+                           dots * average_magnitude) +
                       fabs(ds) * (a->unit + 4 * CONFORM_U32 + sums) + a->floor;
     for (int64_t d = 0; d < a->dim; d++) {
         slack[q + d] += ds_error * fabs(a->qkv[k + d]);
@@ -251,7 +296,8 @@ static void attention_backward_expect(conform_case_t *c)
     void *data[CONFORM_ARRAYS];
     conform_twin_begin(c, 0, data);
     for (int64_t index = 0; index < c->n[0] * c->n[2]; index++) {
-        attention_head_t a = attention_head(c, data[ATTENTION_QKV], data[ATTENTION_OUT], data[ATTENTION_DOUT], index);
+        attention_head_t a = attention_head(c, data[ATTENTION_QKV], data[ATTENTION_OUT],
+                                            data[ATTENTION_DOUT], index);
         attention_backward_head(c, &a);
     }
     conform_twin_end(data);
@@ -268,8 +314,9 @@ static void attention_run_forward(conform_case_t *c)
         abort();
 }
 
-static void attention_backward_case(conform_context_t *x, const conform_target_t *targets, int target_count,
-                                    mpt_dtype_t compute, const int64_t *n, unsigned variant)
+static void attention_backward_case(conform_context_t *x, const conform_target_t *targets,
+                                    int target_count, mpt_dtype_t compute, const int64_t *n,
+                                    unsigned variant)
 {
     conform_case_t c = attention_case("attention_backward", compute, n, variant);
     int64_t elements = n[0] * n[1] * n[2] * n[3];
@@ -288,7 +335,8 @@ static void attention_backward_case(conform_context_t *x, const conform_target_t
     conform_case_run(x, &c, targets, target_count);
 }
 
-static void conform_attention_backward(conform_context_t *x, const conform_target_t *targets, int count, mpt_dtype_t compute)
+static void conform_attention_backward(conform_context_t *x, const conform_target_t *targets,
+                                       int count, mpt_dtype_t compute)
 {
     static const int64_t special[4] = {2, 37, 2, 20};
     for (size_t i = 0; i < ATTENTION_SHAPE_COUNT; i++)

@@ -9,21 +9,34 @@
 #ifndef TEST_CONFORMANCE_FLAT_H
 #define TEST_CONFORMANCE_FLAT_H
 
-#include "conformance.h"
+#include "conformance_run.h"
 
 /* Around vectors, around the segment of the scan, and enough for every thread to get a part. */
-static const int64_t flat_counts[] = {0, 1, 7, 15, 17, 63, 64, 65, 1000, 4095, 4096, 4097, 12288, 40013};
+static const int64_t flat_counts[] = {0,  1,    7,    15,   17,   63,    64,
+                                      65, 1000, 4095, 4096, 4097, 12288, 40013};
 #define FLAT_COUNT_COUNT (sizeof flat_counts / sizeof flat_counts[0])
 
 enum { FLAT_SPECIAL = 1, FLAT_IN_PLACE = 2, FLAT_SCALED = 4, FLAT_FULL = 8 };
 static const char *const flat_flags[] = {"special", "in-place", "scaled", "full"};
 
-static conform_case_t flat_case(const char *op, mpt_dtype_t compute, int64_t count, unsigned variant)
+static conform_case_t flat_case(const char *op, mpt_dtype_t compute, int64_t count,
+                                unsigned variant)
 {
-    conform_case_t c = {.op = op, .compute = compute, .n = {count}, .variant = variant,
+    conform_case_t c = {.op = op,
+                        .compute = compute,
+                        .n = {count},
+                        .variant = variant,
                         .seed = (uint64_t)count * 31 + variant,
-                        .limits = {.compute = compute, .batch = 1, .seq = 1, .heads = 1, .head_dim = 1, .rows = 1,
-                                   .dim = 1, .hidden = 1, .vocab_padded = 1, .loss_rows = 1}};
+                        .limits = {.compute = compute,
+                                   .batch = 1,
+                                   .seq = 1,
+                                   .heads = 1,
+                                   .head_dim = 1,
+                                   .rows = 1,
+                                   .dim = 1,
+                                   .hidden = 1,
+                                   .vocab_padded = 1,
+                                   .loss_rows = 1}};
     conform_label(&c, 1, flat_flags, 4);
     return c;
 }
@@ -46,9 +59,10 @@ static void flat_expect_bits(conform_case_t *c)
 static void flat_fill_range(conform_case_t *c, int index)
 {
     uint64_t state = c->seed;
-    static const double notable[] = {0.0,    -0.0,     1 + 0x1p-8,   1 + 3 * 0x1p-8, 1 + 0x1p-11,  1 + 3 * 0x1p-11,
-                                     65504,  65519.99, 65520,        -65520,         0x1p-24,      0x1p-25,
-                                     3 * 0x1p-25, 0x1.8p-24, 0x1p-14, 0x1.ffcp-15,   0x1.fffffep127, 0x1.ff7p127};
+    static const double notable[] = {
+        0.0,         -0.0,      1 + 0x1p-8, 1 + 3 * 0x1p-8, 1 + 0x1p-11,    1 + 3 * 0x1p-11,
+        65504,       65519.99,  65520,      -65520,         0x1p-24,        0x1p-25,
+        3 * 0x1p-25, 0x1.8p-24, 0x1p-14,    0x1.ffcp-15,    0x1.fffffep127, 0x1.ff7p127};
     for (int64_t i = 0; i < c->array[index].count; i++) {
         uint64_t random = conform_random(&state);
         double value = notable[random % (sizeof notable / sizeof notable[0])];
@@ -62,11 +76,16 @@ static void flat_fill_range(conform_case_t *c, int index)
 
 enum { WIRE_ACC, WIRE_WIRE, WIRE_BAD };
 
-static mpt_status_t to_wire_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute, void *const *data)
+static mpt_status_t to_wire_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute,
+                                 void *const *data)
 {
     (void)compute;
-    mpt_to_wire_t a = {.wire_dtype = c->compute, .count = c->n[0], .acc = data[WIRE_ACC], .wire = data[WIRE_WIRE],
-                       .scale = c->variant & FLAT_SCALED ? 0.125f : 1.0f, .bad = data[WIRE_BAD]};
+    mpt_to_wire_t a = {.wire_dtype = c->compute,
+                       .count = c->n[0],
+                       .acc = data[WIRE_ACC],
+                       .wire = data[WIRE_WIRE],
+                       .scale = c->variant & FLAT_SCALED ? 0.125f : 1.0f,
+                       .bad = data[WIRE_BAD]};
     return mpt_to_wire(k, &a, NULL);
 }
 
@@ -98,7 +117,8 @@ static void to_wire_case(conform_context_t *x, const conform_target_t *targets, 
     conform_case_run(x, &c, targets, target_count);
 }
 
-static void conform_to_wire(conform_context_t *x, const conform_target_t *targets, int count, mpt_dtype_t compute)
+static void conform_to_wire(conform_context_t *x, const conform_target_t *targets, int count,
+                            mpt_dtype_t compute)
 {
     for (size_t i = 0; i < FLAT_COUNT_COUNT; i++) {
         to_wire_case(x, targets, count, compute, flat_counts[i], 0);
@@ -112,10 +132,14 @@ static void conform_to_wire(conform_context_t *x, const conform_target_t *target
 
 enum { SCAN_GRAD, SCAN_SUMSQ, SCAN_BAD };
 
-static mpt_status_t grad_scan_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute, void *const *data)
+static mpt_status_t grad_scan_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute,
+                                   void *const *data)
 {
     (void)compute;
-    mpt_grad_scan_t a = {.dtype = c->compute, .count = c->n[0], .grad = data[SCAN_GRAD], .sumsq = data[SCAN_SUMSQ],
+    mpt_grad_scan_t a = {.dtype = c->compute,
+                         .count = c->n[0],
+                         .grad = data[SCAN_GRAD],
+                         .sumsq = data[SCAN_SUMSQ],
                          .bad = data[SCAN_BAD]};
     return mpt_grad_scan(k, &a, NULL);
 }
@@ -146,7 +170,8 @@ static void grad_scan_case(conform_context_t *x, const conform_target_t *targets
     conform_case_run(x, &c, targets, target_count);
 }
 
-static void conform_grad_scan(conform_context_t *x, const conform_target_t *targets, int count, mpt_dtype_t compute)
+static void conform_grad_scan(conform_context_t *x, const conform_target_t *targets, int count,
+                              mpt_dtype_t compute)
 {
     for (size_t i = 0; i < FLAT_COUNT_COUNT; i++) {
         grad_scan_case(x, targets, count, compute, flat_counts[i], 0);
@@ -162,13 +187,22 @@ enum { ADAM_MASTER, ADAM_M, ADAM_V, ADAM_WORKING, ADAM_GRAD };
 static mpt_adamw_t adamw_arguments(const conform_case_t *c)
 {
     int64_t count = c->n[0];
-    return (mpt_adamw_t){.compute = c->compute, .grad_dtype = (mpt_dtype_t)c->n[1], .count = count,
-                         .decay_count = c->variant & FLAT_FULL ? count : count / 3, .factor = 0.03125f * 0.7f,
-                         .lr = 3e-3f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .decay = 0.1f,
-                         .correction1 = 1 - 0.9f * 0.9f, .correction2 = 1 - 0.95f * 0.95f};
+    return (mpt_adamw_t){.compute = c->compute,
+                         .grad_dtype = (mpt_dtype_t)c->n[1],
+                         .count = count,
+                         .decay_count = c->variant & FLAT_FULL ? count : count / 3,
+                         .factor = 0.03125f * 0.7f,
+                         .lr = 3e-3f,
+                         .beta1 = 0.9f,
+                         .beta2 = 0.95f,
+                         .eps = 1e-8f,
+                         .decay = 0.1f,
+                         .correction1 = 1 - 0.9f * 0.9f,
+                         .correction2 = 1 - 0.95f * 0.95f};
 }
 
-static mpt_status_t adamw_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute, void *const *data)
+static mpt_status_t adamw_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute,
+                               void *const *data)
 {
     (void)compute;
     mpt_adamw_t a = adamw_arguments(c);
@@ -184,7 +218,8 @@ static void adamw_slack(conform_case_t *c, int64_t i)
 {
     const double u = CONFORM_U32;
     mpt_adamw_t a = adamw_arguments(c);
-    double g = fabs(conform_input(c, ADAM_GRAD, i) * (double)a.factor), m = fabs(conform_input(c, ADAM_M, i));
+    double g = fabs(conform_input(c, ADAM_GRAD, i) * (double)a.factor),
+           m = fabs(conform_input(c, ADAM_M, i));
     double v = conform_input(c, ADAM_V, i), w = fabs(conform_input(c, ADAM_MASTER, i));
     double v_new = c->array[ADAM_V].want[i], m_new = fabs(c->array[ADAM_M].want[i]);
     double root = sqrt(v_new / (double)a.correction2) + (double)a.eps, m_error = 6 * u * (m + g);
@@ -193,7 +228,8 @@ static void adamw_slack(conform_case_t *c, int64_t i)
     double decay = i < a.decay_count ? (double)a.decay : 0;
     c->array[ADAM_M].slack[i] = m_error;
     c->array[ADAM_V].slack[i] = 8 * u * (v + g * g) + 0x1p-147;
-    c->array[ADAM_MASTER].slack[i] = 4 * u * (w + (double)a.lr * (step + decay * w)) + (double)a.lr * step_error;
+    c->array[ADAM_MASTER].slack[i] =
+        4 * u * (w + (double)a.lr * (step + decay * w)) + (double)a.lr * step_error;
 }
 
 static void adamw_expect(conform_case_t *c)
@@ -216,8 +252,8 @@ static void adamw_settle(conform_case_t *c)
         mpt_store(c->array[ADAM_WORKING].exact, c->compute, i, conform_got(c, ADAM_MASTER, i));
 }
 
-static void adamw_case(conform_context_t *x, const conform_target_t *targets, int target_count, mpt_dtype_t compute,
-                       mpt_dtype_t grad_dtype, int64_t count, unsigned variant)
+static void adamw_case(conform_context_t *x, const conform_target_t *targets, int target_count,
+                       mpt_dtype_t compute, mpt_dtype_t grad_dtype, int64_t count, unsigned variant)
 {
     conform_case_t c = flat_case("adamw", compute, count, variant);
     c.n[1] = grad_dtype;
@@ -233,7 +269,8 @@ static void adamw_case(conform_context_t *x, const conform_target_t *targets, in
     if (variant & FLAT_SPECIAL && count > 9) {
         conform_set(&c, ADAM_GRAD, count - 1, INFINITY);
         conform_set(&c, ADAM_GRAD, count / 2, NAN);
-        conform_set(&c, ADAM_GRAD, 3, 0); /* a first step without a gradient leaves the moments at zero */
+        conform_set(&c, ADAM_GRAD, 3,
+                    0); /* a first step without a gradient leaves the moments at zero */
         conform_set(&c, ADAM_M, 3, 0);
         conform_set(&c, ADAM_V, 3, 0);
     }
@@ -243,7 +280,8 @@ static void adamw_case(conform_context_t *x, const conform_target_t *targets, in
     conform_case_run(x, &c, targets, target_count);
 }
 
-static void conform_adamw(conform_context_t *x, const conform_target_t *targets, int count, mpt_dtype_t compute)
+static void conform_adamw(conform_context_t *x, const conform_target_t *targets, int count,
+                          mpt_dtype_t compute)
 {
     for (size_t i = 0; i < FLAT_COUNT_COUNT; i++) {
         adamw_case(x, targets, count, compute, compute, flat_counts[i], 0);
@@ -258,20 +296,24 @@ static void conform_adamw(conform_context_t *x, const conform_target_t *targets,
 
 enum { CAST_DST, CAST_SRC };
 
-static mpt_status_t cast_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute, void *const *data)
+static mpt_status_t cast_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute,
+                              void *const *data)
 {
     (void)compute;
-    mpt_cast_t a = {.dst_dtype = c->array[CAST_DST].dtype, .src_dtype = c->array[CAST_SRC].dtype, .count = c->n[0],
-                    .dst = data[CAST_DST], .src = data[CAST_SRC]};
+    mpt_cast_t a = {.dst_dtype = c->array[CAST_DST].dtype,
+                    .src_dtype = c->array[CAST_SRC].dtype,
+                    .count = c->n[0],
+                    .dst = data[CAST_DST],
+                    .src = data[CAST_SRC]};
     return mpt_cast(k, &a, NULL);
 }
 
-static void cast_case(conform_context_t *x, const conform_target_t *targets, int target_count, mpt_dtype_t dst,
-                      mpt_dtype_t src, int64_t count)
+static void cast_case(conform_context_t *x, const conform_target_t *targets, int target_count,
+                      mpt_dtype_t dst, mpt_dtype_t src, int64_t count)
 {
     conform_case_t c = flat_case("cast", dst == MPT_F64 ? MPT_F32 : dst, count, FLAT_SPECIAL);
-    snprintf(c.label, sizeof c.label, "%lld elements from %s to %s", (long long)count, mpt_dtype_name(src),
-             mpt_dtype_name(dst));
+    snprintf(c.label, sizeof c.label, "%lld elements from %s to %s", (long long)count,
+             mpt_dtype_name(src), mpt_dtype_name(dst));
     conform_add_fixed(&c, CAST_DST, "dst", CONFORM_OUT, dst, count)->empty = 1;
     conform_add_fixed(&c, CAST_SRC, "src", CONFORM_IN, src, count)->empty = 1;
     flat_fill_range(&c, CAST_SRC);
@@ -291,7 +333,8 @@ static void cast_case(conform_context_t *x, const conform_target_t *targets, int
     conform_case_run(x, &c, targets, target_count);
 }
 
-static void conform_cast(conform_context_t *x, const conform_target_t *targets, int count, mpt_dtype_t compute)
+static void conform_cast(conform_context_t *x, const conform_target_t *targets, int count,
+                         mpt_dtype_t compute)
 {
     for (size_t i = 0; i < FLAT_COUNT_COUNT; i++) {
         for (int src = 0; src < MPT_DTYPE_COUNT; src++)

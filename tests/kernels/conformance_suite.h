@@ -4,7 +4,6 @@
 #ifndef TEST_CONFORMANCE_SUITE_H
 #define TEST_CONFORMANCE_SUITE_H
 
-#include "conformance.h"
 #include "conformance_attention.h"
 #include "conformance_flat.h"
 #include "conformance_linear.h"
@@ -14,7 +13,8 @@
 typedef struct conform_op {
     const char *name;
     /* All cases of the operation in one compute type, each on every target. */
-    void (*run)(conform_context_t *x, const conform_target_t *targets, int count, mpt_dtype_t compute);
+    void (*run)(conform_context_t *x, const conform_target_t *targets, int count,
+                mpt_dtype_t compute);
 } conform_op_t;
 
 static const conform_op_t conform_ops[] = {

@@ -1,7 +1,8 @@
 /*
- * What the tests of the elementwise operations share: a kernel table at one instruction level with so
- * many threads, and arrays between guards, poisoned with NaN bytes, so that an element left out and a byte
- * written outside both show. Array sizes are odd on purpose: guards follow the last element directly.
+ * What the tests of the elementwise operations share: a kernel table at one instruction level with
+ * so many threads, and arrays between guards, poisoned with NaN bytes, so that an element left out
+ * and a byte written outside both show. Array sizes are odd on purpose: guards follow the last
+ * element directly.
  */
 #ifndef TEST_ELEMENTWISE_FIXTURE_H
 #define TEST_ELEMENTWISE_FIXTURE_H
@@ -36,12 +37,19 @@ typedef struct rig {
 } rig_t;
 
 /* A table for calls of up to 4096 rows of `dim` and 64 rows of `vocab`. */
-static inline void rig_open(rig_t *rig, mpt_isa_t isa, int threads, mpt_dtype_t compute, int64_t dim,
-                            int64_t vocab)
+static inline void rig_open(rig_t *rig, mpt_isa_t isa, int threads, mpt_dtype_t compute,
+                            int64_t dim, int64_t vocab)
 {
-    const mpt_kernels_limits_t limits = {.compute = compute, .batch = 1, .seq = 1, .heads = 1,
-                                         .head_dim = 1, .rows = 4096, .dim = dim, .hidden = dim,
-                                         .vocab_padded = vocab, .loss_rows = 64};
+    const mpt_kernels_limits_t limits = {.compute = compute,
+                                         .batch = 1,
+                                         .seq = 1,
+                                         .heads = 1,
+                                         .head_dim = 1,
+                                         .rows = 4096,
+                                         .dim = dim,
+                                         .hidden = dim,
+                                         .vocab_padded = vocab,
+                                         .loss_rows = 64};
     const mpt_pool_params_t params = {.threads = threads, .yield = 1};
     const mpt_kernels_ops_t *ops = mpt_kernels_find("cpu");
     assert_int_equal(mpt_pool_create(&params, &rig->pool), MPT_OK);
@@ -51,7 +59,8 @@ static inline void rig_open(rig_t *rig, mpt_isa_t isa, int threads, mpt_dtype_t 
     assert_non_null(rig->scratch);
     memset(rig->scratch, 0xff, bytes);
     assert_int_equal(
-        mpt_kernels_init(&rig->k, ops, rig->device, NULL, isa, rig->scratch, bytes, &limits), MPT_OK);
+        mpt_kernels_init(&rig->k, ops, rig->device, NULL, isa, rig->scratch, bytes, &limits),
+        MPT_OK);
 }
 
 static inline void rig_close(rig_t *rig)

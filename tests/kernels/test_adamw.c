@@ -24,8 +24,9 @@ static sample_t sample_make(mpt_dtype_t compute, mpt_dtype_t grad_dtype, int64_t
         x.m64[i] = (double)x.m[i];
         x.v64[i] = (double)x.v[i];
     }
-    x.args = (mpt_adamw_t){compute, grad_dtype, count, count / 2, x.master, x.m, x.v, x.working,
-                           x.grad, 0.015625f, 3e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.271f, 0.142625f};
+    x.args = (mpt_adamw_t){compute, grad_dtype, count,  count / 2, x.master, x.m,
+                           x.v,     x.working,  x.grad, 0.015625f, 3e-3f,    0.9f,
+                           0.95f,   1e-8f,      0.1f,   0.271f,    0.142625f};
     return x;
 }
 

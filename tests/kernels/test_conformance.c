@@ -13,7 +13,6 @@
 #include "conformance_suite.h"
 
 typedef struct selection {
-    const char *op; /* part of the name; "": all */
     conform_target_t targets[MPT_ISA_COUNT + 1];
     int target_count;
 } selection_t;
@@ -35,15 +34,6 @@ static void select_targets(selection_t *s, const char *level)
     for (int i = 0; i < count; i++)
         if (*level == '\0' || strcmp(level, target_name(&all[i])) == 0)
             s->targets[s->target_count++] = all[i];
-}
-
-/* A read or write into the page behind an array ends the program: say so. */
-static void on_fault(int signal_number)
-{
-    static const char text[] = "FAIL an array was overrun into the page behind it (signal)\n";
-    ssize_t written = write(2, text, sizeof text - 1);
-    (void)written;
-    _exit(signal_number);
 }
 
 /* ---- as a test --------------------------------------------------------------------------------------- */
@@ -80,7 +70,8 @@ static int test_everything(void)
     struct CMUnitTest tests[CONFORM_OP_COUNT];
     for (int i = 0; i < CONFORM_OP_COUNT; i++) {
         snprintf(names[i], sizeof names[i], "%s_conforms_on_every_target", conform_ops[i].name);
-        tests[i] = (struct CMUnitTest){.name = names[i], .test_func = run_op,
+        tests[i] = (struct CMUnitTest){.name = names[i],
+                                       .test_func = run_op,
                                        .initial_state = (void *)(uintptr_t)&conform_ops[i]};
     }
     print_coverage();
@@ -89,20 +80,39 @@ static int test_everything(void)
 
 /* ---- as a tool --------------------------------------------------------------------------------------- */
 
+static conform_context_t
+    *running; /* what on_fault names; a signal handler has no other way to know */
+
+/* An array overrun into the page behind it, say: name the case before dying of it. */
+static void on_fault(int signal_number)
+{
+    const conform_case_t *c = running ? running->current : NULL;
+    if (c)
+        fprintf(stderr, "FAIL signal %d in %s %s %s\n", signal_number, c->op,
+                mpt_dtype_name(c->compute), c->label);
+    _exit(1);
+}
+
+static int report(const conform_op_t *op, const conform_target_t *target, mpt_dtype_t compute)
+{
+    conform_context_t x;
+    conform_open(&x);
+    running = &x;
+    op->run(&x, target, 1, compute);
+    running = NULL;
+    conform_close(&x);
+    printf("%-24s %-12s %s  %4d cases  %3d failed  largest error %.3f of allowed  (%s)\n", op->name,
+           target_name(target), mpt_dtype_name(compute), x.cases, x.failures, x.worst,
+           x.worst_label);
+    return x.failures;
+}
+
 static int report_op(const conform_op_t *op, const selection_t *s)
 {
     int failures = 0;
     for (int i = 0; i < s->target_count; i++)
-        for (int j = 0; j < CONFORM_COMPUTE_COUNT; j++) {
-            conform_context_t x;
-            conform_open(&x);
-            op->run(&x, &s->targets[i], 1, conform_computes[j]);
-            conform_close(&x);
-            printf("%-24s %-12s %s  %4d cases  %3d failed  largest error %.3f of allowed  (%s)\n", op->name,
-                   target_name(&s->targets[i]), mpt_dtype_name(conform_computes[j]), x.cases, x.failures, x.worst,
-                   x.worst_label);
-            failures += x.failures;
-        }
+        for (int j = 0; j < CONFORM_COMPUTE_COUNT; j++)
+            failures += report(op, &s->targets[i], conform_computes[j]);
     return failures;
 }
 
@@ -110,6 +120,10 @@ static int run_selected(const char *op, const char *level)
 {
     selection_t s;
     int failures = 0, matched = 0;
+    signal(SIGSEGV, on_fault);
+    signal(SIGBUS, on_fault);
+    signal(SIGFPE, on_fault);
+    signal(SIGILL, on_fault);
     select_targets(&s, level);
     for (int i = 0; i < CONFORM_OP_COUNT; i++)
         if (strstr(conform_ops[i].name, op)) {
@@ -123,8 +137,6 @@ static int run_selected(const char *op, const char *level)
 
 int main(int argc, char **argv)
 {
-    signal(SIGSEGV, on_fault);
-    signal(SIGBUS, on_fault);
     if (argc > 1)
         return run_selected(argv[1], argc > 2 ? argv[2] : "");
     return test_everything();

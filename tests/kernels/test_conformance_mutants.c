@@ -27,7 +27,8 @@ static size_t y_bytes(const mpt_linear_forward_t *a)
     return (size_t)(a->rows * a->out) * mpt_dtype_bytes(a->y_dtype);
 }
 
-static mpt_status_t writes_past_the_end(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
+static mpt_status_t writes_past_the_end(mpt_kernels_t *k, const mpt_linear_forward_t *a,
+                                        mpt_stream_t *s)
 {
     unsigned char *past = (unsigned char *)a->y + y_bytes(a);
     mpt_status_t status = ref()->linear_forward(k, a, s);
@@ -35,14 +36,16 @@ static mpt_status_t writes_past_the_end(mpt_kernels_t *k, const mpt_linear_forwa
     return status;
 }
 
-static mpt_status_t writes_before_the_start(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
+static mpt_status_t writes_before_the_start(mpt_kernels_t *k, const mpt_linear_forward_t *a,
+                                            mpt_stream_t *s)
 {
     mpt_status_t status = ref()->linear_forward(k, a, s);
     ((unsigned char *)a->y)[-1] = 0;
     return status;
 }
 
-static mpt_status_t leaves_one_unwritten(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
+static mpt_status_t leaves_one_unwritten(mpt_kernels_t *k, const mpt_linear_forward_t *a,
+                                         mpt_stream_t *s)
 {
     size_t size = mpt_dtype_bytes(a->y_dtype);
     mpt_status_t status = ref()->linear_forward(k, a, s);
@@ -51,8 +54,9 @@ static mpt_status_t leaves_one_unwritten(mpt_kernels_t *k, const mpt_linear_forw
 }
 
 /* Every element of y again, from a product without its rounding, by `round`. */
-static mpt_status_t rounded_otherwise(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s,
-                                      void (*round)(const mpt_linear_forward_t *a, int64_t i, float z))
+static mpt_status_t
+rounded_otherwise(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s,
+                  void (*round)(const mpt_linear_forward_t *a, int64_t i, float z))
 {
     float *z = conform_alloc((size_t)(a->rows * a->out) * sizeof(float));
     mpt_linear_forward_t wide = *a;
@@ -83,7 +87,8 @@ static void gelu_of_unrounded(const mpt_linear_forward_t *a, int64_t i, float z)
     mpt_store(a->y, a->y_dtype, i, linear_gelu((double)z));
 }
 
-static mpt_status_t takes_gelu_of_the_unrounded(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
+static mpt_status_t takes_gelu_of_the_unrounded(mpt_kernels_t *k, const mpt_linear_forward_t *a,
+                                                mpt_stream_t *s)
 {
     return rounded_otherwise(k, a, s, gelu_of_unrounded);
 }
@@ -108,7 +113,8 @@ static double flush_subnormal(double x)
     return fabs(x) < 0x1p-14 ? 0 : x;
 }
 
-static mpt_status_t flushes_fp16_subnormals(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
+static mpt_status_t flushes_fp16_subnormals(mpt_kernels_t *k, const mpt_linear_forward_t *a,
+                                            mpt_stream_t *s)
 {
     return of_changed_x(k, a, s, flush_subnormal);
 }
@@ -118,12 +124,14 @@ static double hide_non_finite(double x)
     return isfinite(x) ? x : 0;
 }
 
-static mpt_status_t hides_non_finite_values(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
+static mpt_status_t hides_non_finite_values(mpt_kernels_t *k, const mpt_linear_forward_t *a,
+                                            mpt_stream_t *s)
 {
     return of_changed_x(k, a, s, hide_non_finite);
 }
 
-static mpt_status_t depends_on_the_threads(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
+static mpt_status_t depends_on_the_threads(mpt_kernels_t *k, const mpt_linear_forward_t *a,
+                                           mpt_stream_t *s)
 {
     mpt_status_t status = ref()->linear_forward(k, a, s);
     if (mpt_pool_threads(k->device->pool) == 4)
@@ -131,14 +139,16 @@ static mpt_status_t depends_on_the_threads(mpt_kernels_t *k, const mpt_linear_fo
     return status;
 }
 
-static mpt_status_t depends_on_the_scratch(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
+static mpt_status_t depends_on_the_scratch(mpt_kernels_t *k, const mpt_linear_forward_t *a,
+                                           mpt_stream_t *s)
 {
     mpt_status_t status = ref()->linear_forward(k, a, s);
     mpt_store(a->y, a->y_dtype, 0, mpt_load(a->y, a->y_dtype, 0) + (double)*(float *)k->scratch);
     return status;
 }
 
-static mpt_status_t overruns_the_scratch(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
+static mpt_status_t overruns_the_scratch(mpt_kernels_t *k, const mpt_linear_forward_t *a,
+                                         mpt_stream_t *s)
 {
     memset(k->scratch, 0, k->scratch_bytes + 1);
     return ref()->linear_forward(k, a, s);
@@ -151,14 +161,16 @@ static size_t some_scratch(mpt_isa_t isa, int threads, const mpt_kernels_limits_
     return (size_t)threads * 64;
 }
 
-static mpt_status_t changes_an_input(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
+static mpt_status_t changes_an_input(mpt_kernels_t *k, const mpt_linear_forward_t *a,
+                                     mpt_stream_t *s)
 {
     mpt_status_t status = ref()->linear_forward(k, a, s);
     *(unsigned char *)(uintptr_t)a->w ^= 1;
     return status;
 }
 
-static mpt_status_t reads_past_an_input(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
+static mpt_status_t reads_past_an_input(mpt_kernels_t *k, const mpt_linear_forward_t *a,
+                                        mpt_stream_t *s)
 {
     mpt_status_t status = ref()->linear_forward(k, a, s);
     double past = mpt_load(a->x, a->compute, a->rows * a->in);
@@ -174,17 +186,18 @@ static mpt_status_t sums_in_bf16(mpt_kernels_t *k, const mpt_linear_forward_t *a
         int64_t x = i / a->out * a->in, w = i % a->out * a->in;
         uint16_t sum = 0;
         for (int64_t n = 0; n < a->in; n++)
-            mpt_store(&sum, MPT_BF16, 0, mpt_load(&sum, MPT_BF16, 0) + mpt_load(a->x, a->compute, x + n) *
-                                                                          mpt_load(a->w, a->compute, w + n));
+            mpt_store(&sum, MPT_BF16, 0,
+                      mpt_load(&sum, MPT_BF16, 0) +
+                          mpt_load(a->x, a->compute, x + n) * mpt_load(a->w, a->compute, w + n));
         mpt_store(a->y, a->y_dtype, i, mpt_load(&sum, MPT_BF16, 0));
     }
     return MPT_OK;
 }
 
-#define INSTALL(slot, fault)                    \
-    static void install_##fault(mpt_kernels_ops_t *ops) \
-    {                                           \
-        ops->slot = fault;                      \
+#define INSTALL(slot, fault)                                                                       \
+    static void install_##fault(mpt_kernels_ops_t *ops)                                            \
+    {                                                                                              \
+        ops->slot = fault;                                                                         \
     }
 
 INSTALL(linear_forward, writes_past_the_end)
@@ -235,7 +248,8 @@ static void run_forward_special(conform_context_t *x, const conform_target_t *t)
 
 /* ---- faults of the others ---------------------------------------------------------------------------- */
 
-static mpt_status_t overwrites_the_gradient(mpt_kernels_t *k, const mpt_linear_backward_weight_t *a, mpt_stream_t *s)
+static mpt_status_t overwrites_the_gradient(mpt_kernels_t *k, const mpt_linear_backward_weight_t *a,
+                                            mpt_stream_t *s)
 {
     memset(a->dw, 0, (size_t)(a->in * a->out) * mpt_dtype_bytes(mpt_dtype_wide(a->compute)));
     return ref()->linear_backward_weight(k, a, s);
@@ -247,7 +261,8 @@ static void run_weight(conform_context_t *x, const conform_target_t *t)
     linear_weight_case(x, t, 1, MPT_BF16, mutant_shape, LINEAR_BIAS);
 }
 
-static mpt_status_t forgets_the_gelu_slope(mpt_kernels_t *k, const mpt_linear_backward_input_t *a, mpt_stream_t *s)
+static mpt_status_t forgets_the_gelu_slope(mpt_kernels_t *k, const mpt_linear_backward_input_t *a,
+                                           mpt_stream_t *s)
 {
     mpt_linear_backward_input_t without = *a;
     without.pre = NULL;
@@ -261,7 +276,8 @@ static void run_input(conform_context_t *x, const conform_target_t *t)
 }
 
 /* Head 0's values are head 1's as well. */
-static mpt_status_t mixes_up_heads(mpt_kernels_t *k, const mpt_attention_forward_t *a, mpt_stream_t *s)
+static mpt_status_t mixes_up_heads(mpt_kernels_t *k, const mpt_attention_forward_t *a,
+                                   mpt_stream_t *s)
 {
     size_t size = mpt_dtype_bytes(a->compute), head = (size_t)a->head_dim * size;
     size_t bytes = (size_t)(a->batch * a->seq * 3 * a->heads) * head;
@@ -280,7 +296,8 @@ static mpt_status_t mixes_up_heads(mpt_kernels_t *k, const mpt_attention_forward
 INSTALL(attention_forward, mixes_up_heads)
 
 /* The last query sees all keys but its own. */
-static mpt_status_t masks_one_key_too_many(mpt_kernels_t *k, const mpt_attention_forward_t *a, mpt_stream_t *s)
+static mpt_status_t masks_one_key_too_many(mpt_kernels_t *k, const mpt_attention_forward_t *a,
+                                           mpt_stream_t *s)
 {
     size_t row = (size_t)(a->heads * a->head_dim) * mpt_dtype_bytes(a->compute);
     size_t bytes = (size_t)(a->batch * a->seq) * 3 * row;
@@ -303,7 +320,8 @@ static void run_attention(conform_context_t *x, const conform_target_t *t)
 }
 
 /* A variance as average of squares less the mean's square, in FP32. */
-static mpt_status_t cancels_in_the_variance(mpt_kernels_t *k, const mpt_layernorm_forward_t *a, mpt_stream_t *s)
+static mpt_status_t cancels_in_the_variance(mpt_kernels_t *k, const mpt_layernorm_forward_t *a,
+                                            mpt_stream_t *s)
 {
     mpt_status_t status = ref()->layernorm_forward(k, a, s);
     for (int64_t row = 0; row < a->rows; row++) {
@@ -326,7 +344,8 @@ static void run_norm_offset(conform_context_t *x, const conform_target_t *t)
     norm_forward_case(x, t, 1, MPT_F32, n, NORM_OFFSET);
 }
 
-static mpt_status_t forgets_the_residual(mpt_kernels_t *k, const mpt_layernorm_backward_t *a, mpt_stream_t *s)
+static mpt_status_t forgets_the_residual(mpt_kernels_t *k, const mpt_layernorm_backward_t *a,
+                                         mpt_stream_t *s)
 {
     mpt_layernorm_backward_t without = *a;
     without.dres = NULL;
@@ -369,7 +388,8 @@ static void run_loss(conform_context_t *x, const conform_target_t *t)
     loss_case(x, t, 1, MPT_F16, n, 0);
 }
 
-static mpt_status_t names_another_offender(mpt_kernels_t *k, const mpt_to_wire_t *a, mpt_stream_t *s)
+static mpt_status_t names_another_offender(mpt_kernels_t *k, const mpt_to_wire_t *a,
+                                           mpt_stream_t *s)
 {
     mpt_status_t status = ref()->to_wire(k, a, s);
     a->bad->first++;
@@ -382,7 +402,8 @@ static void run_to_wire(conform_context_t *x, const conform_target_t *t)
     to_wire_case(x, t, 1, MPT_F16, 1000, FLAT_SPECIAL);
 }
 
-static mpt_status_t sums_squares_in_one_chain(mpt_kernels_t *k, const mpt_grad_scan_t *a, mpt_stream_t *s)
+static mpt_status_t sums_squares_in_one_chain(mpt_kernels_t *k, const mpt_grad_scan_t *a,
+                                              mpt_stream_t *s)
 {
     mpt_status_t status = ref()->grad_scan(k, a, s);
     *a->sumsq = 0;
@@ -427,7 +448,10 @@ static void run_cast(conform_context_t *x, const conform_target_t *t)
 
 /* ---- the table ------------------------------------------------------------------------------------------- */
 
-#define MUTANT(fault, run) {#fault, install_##fault, run}
+#define MUTANT(fault, run)                                                                         \
+    {                                                                                              \
+#fault, install_##fault, run                                                               \
+    }
 
 static const mutant_t mutants[] = {
     MUTANT(writes_past_the_end, run_forward),
@@ -486,7 +510,8 @@ int main(void)
     struct CMUnitTest tests[MUTANT_COUNT];
     for (size_t i = 0; i < MUTANT_COUNT; i++) {
         snprintf(names[i], sizeof names[i], "a_backend_that_%s_is_caught", mutants[i].name);
-        tests[i] = (struct CMUnitTest){.name = names[i], .test_func = a_fault_is_caught,
+        tests[i] = (struct CMUnitTest){.name = names[i],
+                                       .test_func = a_fault_is_caught,
                                        .initial_state = (void *)(uintptr_t)&mutants[i]};
     }
     return cmocka_run_group_tests(tests, NULL, NULL);

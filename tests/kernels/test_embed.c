@@ -37,8 +37,8 @@ static void check_forward(rig_t *rig, const sample_t *x)
 {
     const int64_t count = x->batch * x->seq * x->dim;
     void *out = guarded_of(count, x->dtype), *want = guarded_of(count, x->dtype);
-    const mpt_embed_forward_t args = {x->dtype, x->batch, x->seq, x->dim, x->tokens,
-                                      x->wte,   x->wpe,   out};
+    const mpt_embed_forward_t args = {x->dtype,  x->batch, x->seq, x->dim,
+                                      x->tokens, x->wte,   x->wpe, out};
     assert_int_equal(mpt_embed_forward(&rig->k, &args, NULL), MPT_OK);
     for (int64_t i = 0; i < count; i++) {
         const int64_t row = i / x->dim, column = i % x->dim;

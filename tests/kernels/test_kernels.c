@@ -32,12 +32,13 @@ static mpt_status_t count(mpt_kernels_t *k)
     return MPT_OK;
 }
 
-#define COUNTING(name)                                                                               \
-    static mpt_status_t counting_##name(mpt_kernels_t *k, const mpt_##name##_t *a, mpt_stream_t *s) \
-    {                                                                                                \
-        (void)a;                                                                                     \
-        (void)s;                                                                                     \
-        return count(k);                                                                             \
+#define COUNTING(name)                                                                             \
+    static mpt_status_t counting_##name(mpt_kernels_t *k, const mpt_##name##_t *a,                 \
+                                        mpt_stream_t *s)                                           \
+    {                                                                                              \
+        (void)a;                                                                                   \
+        (void)s;                                                                                   \
+        return count(k);                                                                           \
     }
 COUNTING(embed_forward)
 COUNTING(embed_backward)
@@ -91,11 +92,21 @@ typedef struct fixture {
 static int set_up(void **state)
 {
     fixture_t *f = test_calloc(1, sizeof *f);
-    f->log = (mpt_log_t){.level = MPT_LOG_ERROR, .rank = -1, .sink = record_line, .ctx = &f->recorder};
-    f->limits = (mpt_kernels_limits_t){.compute = MPT_BF16, .batch = 2, .seq = 8, .heads = 3, .head_dim = 4, .rows = 16,
-                                       .dim = 12, .hidden = 48, .vocab_padded = 128, .loss_rows = 4};
+    f->log =
+        (mpt_log_t){.level = MPT_LOG_ERROR, .rank = -1, .sink = record_line, .ctx = &f->recorder};
+    f->limits = (mpt_kernels_limits_t){.compute = MPT_BF16,
+                                       .batch = 2,
+                                       .seq = 8,
+                                       .heads = 3,
+                                       .head_dim = 4,
+                                       .rows = 16,
+                                       .dim = 12,
+                                       .hidden = 48,
+                                       .vocab_padded = 128,
+                                       .loss_rows = 4};
     *state = f;
-    return mpt_kernels_init(&f->k, &counting, &f->device, &f->log, MPT_ISA_PORTABLE, f->scratch, 16, &f->limits) != MPT_OK;
+    return mpt_kernels_init(&f->k, &counting, &f->device, &f->log, MPT_ISA_PORTABLE, f->scratch, 16,
+                            &f->limits) != MPT_OK;
 }
 
 static int tear_down(void **state)
@@ -139,9 +150,13 @@ static void set_up_refuses_too_little_scratch(void **state)
 {
     fixture_t *f = *state;
     mpt_kernels_t k = {0};
-    expect_refused(f, mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_PORTABLE, f->scratch, 15, &f->limits),
+    expect_refused(f,
+                   mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_PORTABLE,
+                                    f->scratch, 15, &f->limits),
                    "16 needed");
-    expect_refused(f, mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_PORTABLE, NULL, 16, &f->limits),
+    expect_refused(f,
+                   mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_PORTABLE, NULL, 16,
+                                    &f->limits),
                    "scratch is NULL");
     assert_null(k.ops);
 }
@@ -152,19 +167,29 @@ static void set_up_refuses_what_cannot_run(void **state)
     mpt_kernels_t k = {0};
     mpt_kernels_limits_t limits = f->limits;
     if (mpt_isa_detect() < MPT_ISA_AMX)
-        expect_refused(f, mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_AMX, f->scratch, 16, &limits),
+        expect_refused(f,
+                       mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_AMX, f->scratch,
+                                        16, &limits),
                        "instruction level");
-    expect_refused(f, mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_COUNT, f->scratch, 16, &limits),
+    expect_refused(f,
+                   mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_COUNT, f->scratch,
+                                    16, &limits),
                    "instruction level");
     limits.compute = MPT_F64;
-    expect_refused(f, mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_PORTABLE, f->scratch, 16, &limits),
+    expect_refused(f,
+                   mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_PORTABLE,
+                                    f->scratch, 16, &limits),
                    "fp64");
     limits.compute = MPT_DTYPE_COUNT;
-    expect_refused(f, mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_PORTABLE, f->scratch, 16, &limits),
+    expect_refused(f,
+                   mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_PORTABLE,
+                                    f->scratch, 16, &limits),
                    "compute");
     limits.compute = MPT_F32;
     limits.seq = -1;
-    expect_refused(f, mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_PORTABLE, f->scratch, 16, &limits),
+    expect_refused(f,
+                   mpt_kernels_init(&k, &counting, &f->device, &f->log, MPT_ISA_PORTABLE,
+                                    f->scratch, 16, &limits),
                    "negative");
     assert_null(k.ops);
 }
@@ -174,34 +199,49 @@ static void the_oracle_alone_runs_in_fp64(void **state)
     fixture_t *f = *state;
     mpt_kernels_t k = {0};
     f->limits.compute = MPT_F64;
-    assert_int_equal(mpt_kernels_init(&k, mpt_kernels_find("ref"), &f->device, &f->log, MPT_ISA_PORTABLE, NULL, 0, &f->limits),
+    assert_int_equal(mpt_kernels_init(&k, mpt_kernels_find("ref"), &f->device, &f->log,
+                                      MPT_ISA_PORTABLE, NULL, 0, &f->limits),
                      MPT_OK);
-    expect_refused(f, mpt_kernels_init(&k, mpt_kernels_find("cpu"), &f->device, &f->log, MPT_ISA_PORTABLE, f->scratch,
-                                       sizeof f->scratch, &f->limits),
+    expect_refused(f,
+                   mpt_kernels_init(&k, mpt_kernels_find("cpu"), &f->device, &f->log,
+                                    MPT_ISA_PORTABLE, f->scratch, sizeof f->scratch, &f->limits),
                    "fp64");
 }
 
 /* ---- calls ----------------------------------------------------------------------------------------------- */
 
 /* Whether a call with `field` set to `value`, and otherwise right, is refused with `what`. */
-#define REFUSED(f, call, good, field, value, what)                 \
-    do {                                                           \
-        __typeof__(good) a_ = (good);                              \
-        a_.field = (value);                                        \
-        expect_refused((f), call(&(f)->k, &a_, NULL), (what));     \
+#define REFUSED(f, call, good, field, value, what)                                                 \
+    do {                                                                                           \
+        __typeof__(good) a_ = (good);                                                              \
+        a_.field = (value);                                                                        \
+        expect_refused((f), call(&(f)->k, &a_, NULL), (what));                                     \
     } while (0)
 
 static void embed_checks_its_arguments(void **state)
 {
     fixture_t *f = *state;
     void *p = f->memory;
-    mpt_embed_forward_t forward = {.compute = MPT_BF16, .batch = 2, .seq = 8, .dim = 12, .tokens = p, .wte = p, .wpe = p,
+    mpt_embed_forward_t forward = {.compute = MPT_BF16,
+                                   .batch = 2,
+                                   .seq = 8,
+                                   .dim = 12,
+                                   .tokens = p,
+                                   .wte = p,
+                                   .wpe = p,
                                    .out = p};
-    mpt_embed_backward_t backward = {.compute = MPT_BF16, .batch = 2, .seq = 8, .dim = 12, .tokens = p, .dout = p,
-                                     .dwte = p, .dwpe = p};
+    mpt_embed_backward_t backward = {.compute = MPT_BF16,
+                                     .batch = 2,
+                                     .seq = 8,
+                                     .dim = 12,
+                                     .tokens = p,
+                                     .dout = p,
+                                     .dwte = p,
+                                     .dwpe = p};
     expect_accepted(f, mpt_embed_forward(&f->k, &forward, NULL));
     expect_accepted(f, mpt_embed_backward(&f->k, &backward, NULL));
-    REFUSED(f, mpt_embed_forward, forward, compute, MPT_F32, "compute is fp32 in a table set up for bf16");
+    REFUSED(f, mpt_embed_forward, forward, compute, MPT_F32,
+            "compute is fp32 in a table set up for bf16");
     REFUSED(f, mpt_embed_forward, forward, compute, (mpt_dtype_t)77, "compute");
     REFUSED(f, mpt_embed_forward, forward, batch, 3, "batch");
     REFUSED(f, mpt_embed_forward, forward, seq, 0, "seq");
@@ -221,10 +261,28 @@ static void layernorm_checks_its_arguments(void **state)
 {
     fixture_t *f = *state;
     void *p = f->memory;
-    mpt_layernorm_forward_t forward = {.compute = MPT_BF16, .rows = 16, .dim = 12, .x = p, .delta = p, .sum = p, .gamma = p,
-                                       .beta = p, .y = p, .mean = p, .rstd = p};
-    mpt_layernorm_backward_t backward = {.compute = MPT_BF16, .rows = 16, .dim = 12, .dy = p, .x = p, .gamma = p, .mean = p,
-                                         .rstd = p, .dx = p, .dgamma = p, .dbeta = p};
+    mpt_layernorm_forward_t forward = {.compute = MPT_BF16,
+                                       .rows = 16,
+                                       .dim = 12,
+                                       .x = p,
+                                       .delta = p,
+                                       .sum = p,
+                                       .gamma = p,
+                                       .beta = p,
+                                       .y = p,
+                                       .mean = p,
+                                       .rstd = p};
+    mpt_layernorm_backward_t backward = {.compute = MPT_BF16,
+                                         .rows = 16,
+                                         .dim = 12,
+                                         .dy = p,
+                                         .x = p,
+                                         .gamma = p,
+                                         .mean = p,
+                                         .rstd = p,
+                                         .dx = p,
+                                         .dgamma = p,
+                                         .dbeta = p};
     expect_accepted(f, mpt_layernorm_forward(&f->k, &forward, NULL));
     expect_accepted(f, mpt_layernorm_backward(&f->k, &backward, NULL));
     REFUSED(f, mpt_layernorm_forward, forward, sum, NULL, "sum");
@@ -242,7 +300,13 @@ static void linear_checks_types_and_shapes(void **state)
 {
     fixture_t *f = *state;
     void *p = f->memory;
-    mpt_linear_forward_t forward = {.compute = MPT_BF16, .rows = 16, .in = 12, .out = 48, .x = p, .w = p, .y = p,
+    mpt_linear_forward_t forward = {.compute = MPT_BF16,
+                                    .rows = 16,
+                                    .in = 12,
+                                    .out = 48,
+                                    .x = p,
+                                    .w = p,
+                                    .y = p,
                                     .y_dtype = MPT_BF16};
     expect_accepted(f, mpt_linear_forward(&f->k, &forward, NULL));
     REFUSED(f, mpt_linear_forward, forward, y_dtype, MPT_F16, "y of type");
@@ -254,7 +318,13 @@ static void linear_checks_types_and_shapes(void **state)
     forward.pre = p;
     expect_accepted(f, mpt_linear_forward(&f->k, &forward, NULL));
     REFUSED(f, mpt_linear_forward, forward, y_dtype, MPT_F32, "pre");
-    mpt_linear_forward_t head = {.compute = MPT_BF16, .rows = 4, .in = 12, .out = 128, .x = p, .w = p, .y = p,
+    mpt_linear_forward_t head = {.compute = MPT_BF16,
+                                 .rows = 4,
+                                 .in = 12,
+                                 .out = 128,
+                                 .x = p,
+                                 .w = p,
+                                 .y = p,
                                  .y_dtype = MPT_F32};
     expect_accepted(f, mpt_linear_forward(&f->k, &head, NULL));
     REFUSED(f, mpt_linear_forward, head, rows, 5, "rows 5");
@@ -265,8 +335,10 @@ static void linear_backward_checks_its_arguments(void **state)
 {
     fixture_t *f = *state;
     void *p = f->memory;
-    mpt_linear_backward_input_t input = {.compute = MPT_BF16, .rows = 16, .in = 48, .out = 12, .dy = p, .w = p, .dx = p};
-    mpt_linear_backward_weight_t weight = {.compute = MPT_BF16, .rows = 16, .in = 48, .out = 12, .dy = p, .x = p, .dw = p};
+    mpt_linear_backward_input_t input = {
+        .compute = MPT_BF16, .rows = 16, .in = 48, .out = 12, .dy = p, .w = p, .dx = p};
+    mpt_linear_backward_weight_t weight = {
+        .compute = MPT_BF16, .rows = 16, .in = 48, .out = 12, .dy = p, .x = p, .dw = p};
     expect_accepted(f, mpt_linear_backward_input(&f->k, &input, NULL));
     expect_accepted(f, mpt_linear_backward_weight(&f->k, &weight, NULL));
     REFUSED(f, mpt_linear_backward_input, input, out, 0, "out 0");
@@ -281,10 +353,24 @@ static void attention_checks_its_arguments(void **state)
 {
     fixture_t *f = *state;
     void *p = f->memory;
-    mpt_attention_forward_t forward = {.compute = MPT_BF16, .batch = 2, .seq = 8, .heads = 3, .head_dim = 4, .qkv = p,
-                                       .out = p, .lse = p};
-    mpt_attention_backward_t backward = {.compute = MPT_BF16, .batch = 2, .seq = 8, .heads = 3, .head_dim = 4, .qkv = p,
-                                         .out = p, .dout = p, .lse = p, .dqkv = p};
+    mpt_attention_forward_t forward = {.compute = MPT_BF16,
+                                       .batch = 2,
+                                       .seq = 8,
+                                       .heads = 3,
+                                       .head_dim = 4,
+                                       .qkv = p,
+                                       .out = p,
+                                       .lse = p};
+    mpt_attention_backward_t backward = {.compute = MPT_BF16,
+                                         .batch = 2,
+                                         .seq = 8,
+                                         .heads = 3,
+                                         .head_dim = 4,
+                                         .qkv = p,
+                                         .out = p,
+                                         .dout = p,
+                                         .lse = p,
+                                         .dqkv = p};
     expect_accepted(f, mpt_attention_forward(&f->k, &forward, NULL));
     expect_accepted(f, mpt_attention_backward(&f->k, &backward, NULL));
     REFUSED(f, mpt_attention_forward, forward, batch, 3, "batch");
@@ -300,8 +386,15 @@ static void loss_checks_its_arguments(void **state)
 {
     fixture_t *f = *state;
     void *p = f->memory;
-    mpt_loss_t a = {.compute = MPT_BF16, .rows = 4, .vocab = 100, .vocab_padded = 128, .logits = p, .targets = p, .seed = 1,
-                    .losses = p, .loss_sum = p};
+    mpt_loss_t a = {.compute = MPT_BF16,
+                    .rows = 4,
+                    .vocab = 100,
+                    .vocab_padded = 128,
+                    .logits = p,
+                    .targets = p,
+                    .seed = 1,
+                    .losses = p,
+                    .loss_sum = p};
     expect_accepted(f, mpt_loss(&f->k, &a, NULL));
     REFUSED(f, mpt_loss, a, rows, 5, "rows");
     REFUSED(f, mpt_loss, a, vocab, 129, "vocab is 129");
@@ -314,9 +407,16 @@ static void flat_passes_check_their_arguments(void **state)
 {
     fixture_t *f = *state;
     void *p = f->memory;
-    mpt_to_wire_t wire = {.wire_dtype = MPT_F16, .count = 8, .acc = p, .wire = p, .scale = 0.25f, .bad = p};
+    mpt_to_wire_t wire = {
+        .wire_dtype = MPT_F16, .count = 8, .acc = p, .wire = p, .scale = 0.25f, .bad = p};
     mpt_grad_scan_t scan = {.dtype = MPT_F16, .count = 8, .grad = p, .sumsq = p, .bad = p};
-    mpt_adamw_t adamw = {.compute = MPT_F16, .grad_dtype = MPT_F32, .count = 8, .master = p, .m = p, .v = p, .working = p,
+    mpt_adamw_t adamw = {.compute = MPT_F16,
+                         .grad_dtype = MPT_F32,
+                         .count = 8,
+                         .master = p,
+                         .m = p,
+                         .v = p,
+                         .working = p,
                          .grad = p};
     mpt_cast_t cast = {.dst_dtype = MPT_F64, .src_dtype = MPT_F16, .count = 8, .dst = p, .src = p};
     expect_accepted(f, mpt_to_wire(&f->k, &wire, NULL));
@@ -352,6 +452,33 @@ static void flat_passes_over_nothing_are_allowed(void **state)
     expect_accepted(f, mpt_cast(&f->k, &cast, NULL));
 }
 
+/* ---- accounts -------------------------------------------------------------------------------------------- */
+
+static void calls_are_accounted_by_operation(void **state)
+{
+    fixture_t *f = *state;
+    void *p = f->memory;
+    mpt_linear_forward_t forward = {.compute = MPT_BF16,
+                                    .rows = 16,
+                                    .in = 12,
+                                    .out = 48,
+                                    .x = p,
+                                    .w = p,
+                                    .y = p,
+                                    .y_dtype = MPT_BF16};
+    mpt_linear_backward_input_t backward = {
+        .compute = MPT_BF16, .rows = 16, .in = 48, .out = 12, .dy = p, .w = p, .dx = p};
+    assert_int_equal(mpt_linear_forward(&f->k, &forward, NULL), MPT_OK);
+    assert_int_equal(mpt_linear_backward_input(&f->k, &backward, NULL), MPT_OK);
+    assert_int_equal(f->k.profile[MPT_OP_LINEAR].calls, 2);
+    assert_true(f->k.profile[MPT_OP_LINEAR].flops == 2 * 2.0 * 16 * 12 * 48);
+    assert_true(f->k.profile[MPT_OP_LINEAR].seconds >= 0);
+    forward.rows = 17;
+    assert_int_equal(mpt_linear_forward(&f->k, &forward, NULL), MPT_ERR_INVALID_ARG);
+    assert_int_equal(f->k.profile[MPT_OP_LINEAR].calls, 2); /* what is refused does not count */
+    assert_int_equal(f->k.profile[MPT_OP_ATTENTION].calls, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -367,6 +494,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(loss_checks_its_arguments, set_up, tear_down),
         cmocka_unit_test_setup_teardown(flat_passes_check_their_arguments, set_up, tear_down),
         cmocka_unit_test_setup_teardown(flat_passes_over_nothing_are_allowed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(calls_are_accounted_by_operation, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

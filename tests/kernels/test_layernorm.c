@@ -9,7 +9,8 @@ static const shape_t shapes[] = {{1, 1},  {3, 5},    {2, 16},  {5, 17},  {63, 31
 #define SHAPES (int)(sizeof shapes / sizeof shapes[0])
 #define MAX_DIM 768
 
-/* ---- double oracles ---------------------------------------------------------------------------- */
+/* ---- double oracles
+ * ---------------------------------------------------------------------------- */
 
 typedef struct statistics {
     double mean, rstd;
@@ -26,7 +27,8 @@ static statistics_t row_statistics(const void *x, mpt_dtype_t dtype, int64_t row
     return (statistics_t){mean, 1.0 / sqrt(squares / (double)dim + 1e-5)};
 }
 
-/* ---- forward ----------------------------------------------------------------------------------- */
+/* ---- forward
+ * ----------------------------------------------------------------------------------- */
 
 typedef struct forward {
     mpt_layernorm_forward_t args;
@@ -47,8 +49,8 @@ static forward_t forward_make(mpt_dtype_t dtype, shape_t shape, int with_delta)
         .mean = guarded_of(shape.rows, MPT_F32),
         .rstd = guarded_of(shape.rows, MPT_F32),
     };
-    f.args = (mpt_layernorm_forward_t){dtype, shape.rows, shape.dim, f.x, f.delta, f.sum,
-                                       f.gamma, f.beta, f.y, f.mean, f.rstd};
+    f.args = (mpt_layernorm_forward_t){dtype,   shape.rows, shape.dim, f.x,    f.delta, f.sum,
+                                       f.gamma, f.beta,     f.y,       f.mean, f.rstd};
     return f;
 }
 
@@ -71,8 +73,8 @@ static void check_normalised(const forward_t *f, const void *sum)
         for (int64_t i = 0; i < a->dim; i++) {
             const double xhat =
                 (mpt_load(sum, a->compute, row * a->dim + i) - want.mean) * want.rstd;
-            const double y = mpt_load(f->gamma, a->compute, i) * xhat +
-                             mpt_load(f->beta, a->compute, i);
+            const double y =
+                mpt_load(f->gamma, a->compute, i) * xhat + mpt_load(f->beta, a->compute, i);
             assert_close(mpt_load(f->y, a->compute, row * a->dim + i), y, a->compute,
                          2e-5 * (1.0 + fabs(xhat)));
         }
@@ -182,7 +184,8 @@ static void forward_keeps_nan_within_its_row(void **state)
         }
 }
 
-/* ---- backward ---------------------------------------------------------------------------------- */
+/* ---- backward
+ * ---------------------------------------------------------------------------------- */
 
 typedef struct backward {
     mpt_layernorm_backward_t args;
@@ -209,15 +212,14 @@ static backward_t backward_make(mpt_dtype_t dtype, shape_t shape)
         b.mean[row] = (float)s.mean;
         b.rstd[row] = (float)s.rstd;
     }
-    b.args = (mpt_layernorm_backward_t){dtype, shape.rows, shape.dim, b.dy, b.x, b.gamma,
-                                        b.mean, b.rstd, b.dres, b.dx, b.dgamma, b.dbeta};
+    b.args = (mpt_layernorm_backward_t){dtype,  shape.rows, shape.dim, b.dy, b.x,      b.gamma,
+                                        b.mean, b.rstd,     b.dres,    b.dx, b.dgamma, b.dbeta};
     return b;
 }
 
 static void backward_free(backward_t *b)
 {
-    void *arrays[] = {b->dy,   b->x,    b->gamma,  b->dres, b->dx,
-                      b->mean, b->rstd, b->dgamma, b->dbeta};
+    void *arrays[] = {b->dy, b->x, b->gamma, b->dres, b->dx, b->mean, b->rstd, b->dgamma, b->dbeta};
     for (int i = 0; i < 9; i++)
         release(arrays[i]);
 }
@@ -236,8 +238,8 @@ static void check_dx(const backward_t *b, const void *dx, int with_dres)
         const double rstd = (double)b->rstd[row];
         double mean_g = 0.0, mean_gx = 0.0;
         for (int64_t i = 0; i < a->dim; i++) {
-            const double g = mpt_load(b->dy, a->compute, row * a->dim + i) *
-                             mpt_load(b->gamma, a->compute, i);
+            const double g =
+                mpt_load(b->dy, a->compute, row * a->dim + i) * mpt_load(b->gamma, a->compute, i);
             mean_g += g / (double)a->dim;
             mean_gx += g * xhat_at(b, row, i) / (double)a->dim;
         }

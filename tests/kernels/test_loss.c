@@ -6,8 +6,9 @@ typedef struct shape {
     int64_t rows, vocab, vocab_padded;
 } shape_t;
 
-static const shape_t shapes[] = {{1, 1, 1},     {3, 1, 128},   {5, 15, 16},    {4, 65, 128},
-                                 {64, 256, 256}, {2, 2051, 2176}, {2, 50257, MAX_VOCAB}};
+static const shape_t shapes[] = {
+    {1, 1, 1},      {3, 1, 128},     {5, 15, 16},          {4, 65, 128},
+    {64, 256, 256}, {2, 2051, 2176}, {2, 50257, MAX_VOCAB}};
 #define SHAPES (int)(sizeof shapes / sizeof shapes[0])
 
 typedef struct sample {
@@ -36,8 +37,8 @@ static sample_t sample_make(mpt_dtype_t dtype, shape_t shape, double scale)
     }
     x.targets[0] = (uint32_t)shape.vocab - 1;
     *x.loss_sum = 0.25;
-    x.args = (mpt_loss_t){dtype, shape.rows, shape.vocab, shape.vocab_padded, x.logits, x.targets,
-                          1024.0f, x.dlogits, x.losses, x.loss_sum};
+    x.args = (mpt_loss_t){dtype,     shape.rows, shape.vocab, shape.vocab_padded, x.logits,
+                          x.targets, 1024.0f,    x.dlogits,   x.losses,           x.loss_sum};
     return x;
 }
 
@@ -60,7 +61,8 @@ static double log_sum_exp(const float *logits, int64_t vocab)
     return max + log(sum);
 }
 
-/* FP32 rounds x - max, so a probability is known to |x - max| / 2^24 relative, and to FP32's smallest step. */
+/* FP32 rounds x - max, so a probability is known to |x - max| / 2^24 relative, and to FP32's
+ * smallest step. */
 static void check_row_gradient(const sample_t *x, int64_t row, double lse)
 {
     const mpt_loss_t *a = &x->args;
@@ -169,7 +171,8 @@ static void non_finite_logits_make_their_row_non_finite(void **state)
     for_all(check_non_finite, 2);
 }
 
-/* -inf is a probability of zero, be it a whole block of the row; as target it is an infinite loss. */
+/* -inf is a probability of zero, be it a whole block of the row; as target it is an infinite
+ * loss. */
 static void check_minus_infinity(rig_t *rig, mpt_dtype_t dtype)
 {
     sample_t x = sample_make(dtype, (shape_t){2, 5000, 5120}, 4.0);

@@ -19,7 +19,7 @@ static void operations_have_distinct_names(void **state)
 {
     (void)state;
     static const char *const names[MPT_OP_COUNT] = {"embed", "layernorm", "linear", "attention",
-                                                    "gelu", "loss", "reduce", "optimizer"};
+                                                    "gelu",  "loss",      "reduce", "optimizer"};
     for (int op = 0; op < MPT_OP_COUNT; op++)
         assert_string_equal(mpt_op_name((mpt_op_t)op), names[op]);
 }
@@ -45,8 +45,10 @@ static void fp32_and_fp64_compute_in_themselves(void **state)
 {
     (void)state;
     for (int op = 0; op < MPT_OP_COUNT; op++) {
-        check_row((mpt_op_t)op, MPT_F32, (mpt_op_precision_t){MPT_F32, MPT_F32, MPT_F32, MPT_F32, MPT_F32});
-        check_row((mpt_op_t)op, MPT_F64, (mpt_op_precision_t){MPT_F64, MPT_F64, MPT_F64, MPT_F64, MPT_F64});
+        check_row((mpt_op_t)op, MPT_F32,
+                  (mpt_op_precision_t){MPT_F32, MPT_F32, MPT_F32, MPT_F32, MPT_F32});
+        check_row((mpt_op_t)op, MPT_F64,
+                  (mpt_op_precision_t){MPT_F64, MPT_F64, MPT_F64, MPT_F64, MPT_F64});
     }
 }
 
@@ -56,7 +58,8 @@ static void no_sum_is_narrower_than_fp32(void **state)
     (void)state;
     for (int op = 0; op < MPT_OP_COUNT; op++)
         for (int c = 0; c < MPT_DTYPE_COUNT; c++)
-            assert_true(mpt_dtype_bytes(mpt_op_precision((mpt_op_t)op, (mpt_dtype_t)c).accumulate) >= 4);
+            assert_true(
+                mpt_dtype_bytes(mpt_op_precision((mpt_op_t)op, (mpt_dtype_t)c).accumulate) >= 4);
     assert_int_equal(mpt_op_precision(MPT_OP_LINEAR, MPT_F16).gradient, MPT_F32);
 }
 

@@ -14,8 +14,16 @@
 static mpt_kernels_t oracle(mpt_dtype_t compute)
 {
     return (mpt_kernels_t){.ops = mpt_kernels_find("ref"),
-                           .limits = {.compute = compute, .batch = 8, .seq = 8, .heads = 8, .head_dim = 8, .rows = 64,
-                                      .dim = 64, .hidden = 64, .vocab_padded = 64, .loss_rows = 64}};
+                           .limits = {.compute = compute,
+                                      .batch = 8,
+                                      .seq = 8,
+                                      .heads = 8,
+                                      .head_dim = 8,
+                                      .rows = 64,
+                                      .dim = 64,
+                                      .hidden = 64,
+                                      .vocab_padded = 64,
+                                      .loss_rows = 64}};
 }
 
 /* `count` numbers in `dtype`. */
@@ -25,7 +33,8 @@ static void put(void *array, mpt_dtype_t dtype, const double *from, int64_t coun
         mpt_store(array, dtype, i, from[i]);
 }
 
-static void expect_values(const void *array, mpt_dtype_t dtype, const double *want, int64_t count, double tolerance)
+static void expect_values(const void *array, mpt_dtype_t dtype, const double *want, int64_t count,
+                          double tolerance)
 {
     for (int64_t i = 0; i < count; i++) {
         double got = mpt_load(array, dtype, i);
@@ -44,8 +53,14 @@ static void embed_adds_token_and_position_and_rounds_once(void **state)
     put(wte, MPT_BF16, (const double[]){1, 2, 3, 4, 256, 6}, 6);
     put(wpe, MPT_BF16, (const double[]){1, 20, 0.5, 40}, 4);
     mpt_kernels_t k = oracle(MPT_BF16);
-    mpt_embed_forward_t a = {.compute = MPT_BF16, .batch = 2, .seq = 2, .dim = 2, .tokens = tokens, .wte = wte,
-                             .wpe = wpe, .out = out};
+    mpt_embed_forward_t a = {.compute = MPT_BF16,
+                             .batch = 2,
+                             .seq = 2,
+                             .dim = 2,
+                             .tokens = tokens,
+                             .wte = wte,
+                             .wpe = wpe,
+                             .out = out};
     assert_int_equal(mpt_embed_forward(&k, &a, NULL), MPT_OK);
     /* 257 lies between 256 and 258, and goes to the even one. */
     expect_values(out, MPT_BF16, (const double[]){256, 26, 1.5, 42, 4, 24, 256, 46}, 8, 0);
@@ -59,8 +74,14 @@ static void embed_backward_adds_rows_to_what_is_there(void **state)
     float dwte[2] = {100, 200}, dwpe[2] = {1000, 2000};
     put(dout, MPT_F16, (const double[]){1, 2, 3, 4}, 4);
     mpt_kernels_t k = oracle(MPT_F16);
-    mpt_embed_backward_t a = {.compute = MPT_F16, .batch = 2, .seq = 2, .dim = 1, .tokens = tokens, .dout = dout,
-                              .dwte = dwte, .dwpe = dwpe};
+    mpt_embed_backward_t a = {.compute = MPT_F16,
+                              .batch = 2,
+                              .seq = 2,
+                              .dim = 1,
+                              .tokens = tokens,
+                              .dout = dout,
+                              .dwte = dwte,
+                              .dwpe = dwpe};
     assert_int_equal(mpt_embed_backward(&k, &a, NULL), MPT_OK);
     expect_values(dwte, MPT_F32, (const double[]){102, 208}, 2, 0);
     expect_values(dwpe, MPT_F32, (const double[]){1004, 2006}, 2, 0);
@@ -74,12 +95,20 @@ static void layernorm_uses_the_biased_variance(void **state)
     const float x[4] = {1, 3, 5, 5}, gamma[2] = {2, 3}, beta[2] = {10, 20};
     float y[4], mean[2], rstd[2];
     mpt_kernels_t k = oracle(MPT_F32);
-    mpt_layernorm_forward_t a = {.compute = MPT_F32, .rows = 2, .dim = 2, .x = x, .gamma = gamma, .beta = beta, .y = y,
-                                 .mean = mean, .rstd = rstd};
+    mpt_layernorm_forward_t a = {.compute = MPT_F32,
+                                 .rows = 2,
+                                 .dim = 2,
+                                 .x = x,
+                                 .gamma = gamma,
+                                 .beta = beta,
+                                 .y = y,
+                                 .mean = mean,
+                                 .rstd = rstd};
     assert_int_equal(mpt_layernorm_forward(&k, &a, NULL), MPT_OK);
     const double r = 1 / sqrt(1 + 1e-5);
     expect_values(mean, MPT_F32, (const double[]){2, 5}, 2, 0);
-    expect_values(rstd, MPT_F32, (const double[]){r, 1 / sqrt(1e-5)}, 2, 2e-5); /* half a unit in 316 */
+    expect_values(rstd, MPT_F32, (const double[]){r, 1 / sqrt(1e-5)}, 2,
+                  2e-5); /* half a unit in 316 */
     expect_values(y, MPT_F32, (const double[]){10 - 2 * r, 20 + 3 * r, 10, 20}, 4, 1e-6);
 }
 
@@ -93,8 +122,17 @@ static void layernorm_takes_statistics_of_the_rounded_sum(void **state)
     put(one, MPT_BF16, (const double[]){1, 1}, 2);
     put(zero, MPT_BF16, (const double[]){0, 0}, 2);
     mpt_kernels_t k = oracle(MPT_BF16);
-    mpt_layernorm_forward_t a = {.compute = MPT_BF16, .rows = 1, .dim = 2, .x = x, .delta = delta, .sum = sum,
-                                 .gamma = one, .beta = zero, .y = y, .mean = mean, .rstd = rstd};
+    mpt_layernorm_forward_t a = {.compute = MPT_BF16,
+                                 .rows = 1,
+                                 .dim = 2,
+                                 .x = x,
+                                 .delta = delta,
+                                 .sum = sum,
+                                 .gamma = one,
+                                 .beta = zero,
+                                 .y = y,
+                                 .mean = mean,
+                                 .rstd = rstd};
     assert_int_equal(mpt_layernorm_forward(&k, &a, NULL), MPT_OK);
     expect_values(sum, MPT_BF16, (const double[]){256, 0}, 2, 0);
     assert_true(mean[0] == 128); /* 128.5 before the rounding */
@@ -108,7 +146,14 @@ static void linear_multiplies_by_the_transpose_and_adds_the_bias(void **state)
     const float x[6] = {1, 2, 3, 4, 5, 6}, w[6] = {1, 0, -1, 2, 1, 0}, bias[2] = {10, 20};
     float y[4];
     mpt_kernels_t k = oracle(MPT_F32);
-    mpt_linear_forward_t a = {.compute = MPT_F32, .rows = 2, .in = 3, .out = 2, .x = x, .w = w, .bias = bias, .y = y,
+    mpt_linear_forward_t a = {.compute = MPT_F32,
+                              .rows = 2,
+                              .in = 3,
+                              .out = 2,
+                              .x = x,
+                              .w = w,
+                              .bias = bias,
+                              .y = y,
                               .y_dtype = MPT_F32};
     assert_int_equal(mpt_linear_forward(&k, &a, NULL), MPT_OK);
     expect_values(y, MPT_F32, (const double[]){8, 24, 8, 33}, 4, 0);
@@ -125,8 +170,16 @@ static void linear_takes_the_gelu_of_the_rounded_sum(void **state)
     put(&w, MPT_BF16, (const double[]){1}, 1);
     put(&bias, MPT_BF16, (const double[]){0x1p-8}, 1);
     mpt_kernels_t k = oracle(MPT_BF16);
-    mpt_linear_forward_t a = {.compute = MPT_BF16, .rows = 1, .in = 1, .out = 1, .x = &x, .w = &w, .bias = &bias,
-                              .pre = &pre, .y = &y, .y_dtype = MPT_BF16};
+    mpt_linear_forward_t a = {.compute = MPT_BF16,
+                              .rows = 1,
+                              .in = 1,
+                              .out = 1,
+                              .x = &x,
+                              .w = &w,
+                              .bias = &bias,
+                              .pre = &pre,
+                              .y = &y,
+                              .y_dtype = MPT_BF16};
     assert_int_equal(mpt_linear_forward(&k, &a, NULL), MPT_OK);
     assert_true(mpt_load(&pre, MPT_BF16, 0) == 1); /* 1 + 2^-8 is a tie */
     /* gelu(1) = 0.8412 = 215.3 / 256; gelu(1 + 2^-8) would be 216.4 / 256. */
@@ -141,7 +194,14 @@ static void linear_writes_logits_in_the_wide_type(void **state)
     put(x, MPT_BF16, (const double[]){1, 0x1p-12}, 2);
     put(w, MPT_BF16, (const double[]){1, 1}, 2);
     mpt_kernels_t k = oracle(MPT_BF16);
-    mpt_linear_forward_t a = {.compute = MPT_BF16, .rows = 1, .in = 2, .out = 1, .x = x, .w = w, .y = &y, .y_dtype = MPT_F32};
+    mpt_linear_forward_t a = {.compute = MPT_BF16,
+                              .rows = 1,
+                              .in = 2,
+                              .out = 1,
+                              .x = x,
+                              .w = w,
+                              .y = &y,
+                              .y_dtype = MPT_F32};
     assert_int_equal(mpt_linear_forward(&k, &a, NULL), MPT_OK);
     assert_true(y == 1 + 0x1p-12f);
 }
@@ -152,10 +212,18 @@ static void gelu_has_the_published_values(void **state)
     const double x[5] = {0, 1, -1, 3, -8}, one = 1;
     double pre[5], y[5];
     mpt_kernels_t k = oracle(MPT_F64);
-    mpt_linear_forward_t a = {.compute = MPT_F64, .rows = 5, .in = 1, .out = 1, .x = x, .w = &one, .pre = pre, .y = y,
+    mpt_linear_forward_t a = {.compute = MPT_F64,
+                              .rows = 5,
+                              .in = 1,
+                              .out = 1,
+                              .x = x,
+                              .w = &one,
+                              .pre = pre,
+                              .y = y,
                               .y_dtype = MPT_F64};
     assert_int_equal(mpt_linear_forward(&k, &a, NULL), MPT_OK);
-    expect_values(y, MPT_F64, (const double[]){0, 0.8411919906, -0.1588080094, 2.9963627, 0}, 5, 1e-7);
+    expect_values(y, MPT_F64, (const double[]){0, 0.8411919906, -0.1588080094, 2.9963627, 0}, 5,
+                  1e-7);
 }
 
 static void linear_backward_has_both_products(void **state)
@@ -164,8 +232,15 @@ static void linear_backward_has_both_products(void **state)
     const float dy[4] = {1, 2, 3, 4}, x[2] = {5, 6}, w[2] = {7, 8};
     float dx[2], dw[2] = {100, 200}, dbias[2] = {1000, 2000};
     mpt_kernels_t k = oracle(MPT_F32);
-    mpt_linear_backward_input_t in = {.compute = MPT_F32, .rows = 2, .in = 1, .out = 2, .dy = dy, .w = w, .dx = dx};
-    mpt_linear_backward_weight_t weight = {.compute = MPT_F32, .rows = 2, .in = 1, .out = 2, .dy = dy, .x = x, .dw = dw,
+    mpt_linear_backward_input_t in = {
+        .compute = MPT_F32, .rows = 2, .in = 1, .out = 2, .dy = dy, .w = w, .dx = dx};
+    mpt_linear_backward_weight_t weight = {.compute = MPT_F32,
+                                           .rows = 2,
+                                           .in = 1,
+                                           .out = 2,
+                                           .dy = dy,
+                                           .x = x,
+                                           .dw = dw,
                                            .dbias = dbias};
     assert_int_equal(mpt_linear_backward_input(&k, &in, NULL), MPT_OK);
     assert_int_equal(mpt_linear_backward_weight(&k, &weight, NULL), MPT_OK);
@@ -182,8 +257,14 @@ static void attend(mpt_dtype_t compute, const double *rows, int64_t seq, void *o
     double qkv[24];
     put(qkv, compute, rows, seq * 3);
     mpt_kernels_t k = oracle(compute);
-    mpt_attention_forward_t a = {.compute = compute, .batch = 1, .seq = seq, .heads = 1, .head_dim = 1, .qkv = qkv,
-                                 .out = out, .lse = lse};
+    mpt_attention_forward_t a = {.compute = compute,
+                                 .batch = 1,
+                                 .seq = seq,
+                                 .heads = 1,
+                                 .head_dim = 1,
+                                 .qkv = qkv,
+                                 .out = out,
+                                 .lse = lse};
     assert_int_equal(mpt_attention_forward(&k, &a, NULL), MPT_OK);
 }
 
@@ -203,8 +284,14 @@ static void attention_scales_by_the_root_of_the_head(void **state)
     const double qkv[12] = {3, 1, 2, 2, 2, 5, 1, 0, 0, 0, 0, 9};
     double out[4], lse;
     mpt_kernels_t k = oracle(MPT_F64);
-    mpt_attention_forward_t a = {.compute = MPT_F64, .batch = 1, .seq = 1, .heads = 1, .head_dim = 4, .qkv = qkv,
-                                 .out = out, .lse = &lse};
+    mpt_attention_forward_t a = {.compute = MPT_F64,
+                                 .batch = 1,
+                                 .seq = 1,
+                                 .heads = 1,
+                                 .head_dim = 4,
+                                 .qkv = qkv,
+                                 .out = out,
+                                 .lse = &lse};
     assert_int_equal(mpt_attention_forward(&k, &a, NULL), MPT_OK);
     expect_values(out, MPT_F64, qkv + 8, 4, 0);
     assert_true(lse == (3 * 2 + 1 * 5 + 2 * 1 + 0) / 2.0);
@@ -240,8 +327,16 @@ static void loss_is_the_log_of_the_targets_probability(void **state)
     float dlogits[8], losses[2];
     double sum = 10;
     mpt_kernels_t k = oracle(MPT_F32);
-    mpt_loss_t a = {.compute = MPT_F32, .rows = 2, .vocab = 2, .vocab_padded = 4, .logits = logits, .targets = targets,
-                    .seed = 8, .dlogits = dlogits, .losses = losses, .loss_sum = &sum};
+    mpt_loss_t a = {.compute = MPT_F32,
+                    .rows = 2,
+                    .vocab = 2,
+                    .vocab_padded = 4,
+                    .logits = logits,
+                    .targets = targets,
+                    .seed = 8,
+                    .dlogits = dlogits,
+                    .losses = losses,
+                    .loss_sum = &sum};
     assert_int_equal(mpt_loss(&k, &a, NULL), MPT_OK);
     expect_values(losses, MPT_F32, (const double[]){log(2), log(4)}, 2, 1e-4);
     expect_values(dlogits, MPT_F32, (const double[]){4, -4, 0, 0, -6, 6, 0, 0}, 8, 1e-3);
@@ -257,7 +352,8 @@ static void to_wire_reports_the_first_value_that_does_not_fit(void **state)
     uint16_t wire[5];
     mpt_offender_t bad;
     mpt_kernels_t k = oracle(MPT_F16);
-    mpt_to_wire_t a = {.wire_dtype = MPT_F16, .count = 5, .acc = acc, .wire = wire, .scale = 0.5f, .bad = &bad};
+    mpt_to_wire_t a = {
+        .wire_dtype = MPT_F16, .count = 5, .acc = acc, .wire = wire, .scale = 0.5f, .bad = &bad};
     assert_int_equal(mpt_to_wire(&k, &a, NULL), MPT_OK);
     assert_true(mpt_load(wire, MPT_F16, 0) == 0.5);
     assert_true(mpt_load(wire, MPT_F16, 1) == 65504);
@@ -277,14 +373,16 @@ static void grad_scan_sums_in_the_defined_order(void **state)
     for (int i = 1; i <= 8; i++)
         grad[i] = 1;
     mpt_kernels_t k = oracle(MPT_F32);
-    mpt_grad_scan_t a = {.dtype = MPT_F32, .count = MPT_SCAN_SEGMENT, .grad = grad, .sumsq = &sumsq, .bad = &bad};
+    mpt_grad_scan_t a = {
+        .dtype = MPT_F32, .count = MPT_SCAN_SEGMENT, .grad = grad, .sumsq = &sumsq, .bad = &bad};
     assert_int_equal(mpt_grad_scan(&k, &a, NULL), MPT_OK);
     /* Lanes 4 to 7 add up to 4 before they meet the large one; one chain would lose every 1. */
     assert_true(sumsq == 0x1p54 + 4);
     grad[MPT_SCAN_SEGMENT] = grad[MPT_SCAN_SEGMENT + 1] = 1;
     a.count += 2;
     assert_int_equal(mpt_grad_scan(&k, &a, NULL), MPT_OK);
-    assert_true(sumsq == 0x1p54 + 8); /* the second segment's 2 is a tie, which goes to the even one */
+    assert_true(sumsq ==
+                0x1p54 + 8); /* the second segment's 2 is a tie, which goes to the even one */
     assert_int_equal(bad.count, 0);
 }
 
@@ -297,7 +395,8 @@ static void grad_scan_counts_what_is_not_finite(void **state)
     mpt_store(grad, MPT_BF16, 33, -INFINITY);
     mpt_store(grad, MPT_BF16, 35, NAN);
     mpt_kernels_t k = oracle(MPT_BF16);
-    mpt_grad_scan_t a = {.dtype = MPT_BF16, .count = 40, .grad = grad, .sumsq = &sumsq, .bad = &bad};
+    mpt_grad_scan_t a = {
+        .dtype = MPT_BF16, .count = 40, .grad = grad, .sumsq = &sumsq, .bad = &bad};
     assert_int_equal(mpt_grad_scan(&k, &a, NULL), MPT_OK);
     assert_false(isfinite(sumsq));
     assert_int_equal(bad.count, 2);
@@ -315,9 +414,23 @@ static void adamw_takes_its_first_step_against_the_sign(void **state)
     const float grad[2] = {8, -8};
     uint16_t working[2];
     mpt_kernels_t k = oracle(MPT_BF16);
-    mpt_adamw_t a = {.compute = MPT_BF16, .grad_dtype = MPT_F32, .count = 2, .decay_count = 1, .master = master,
-                     .m = m, .v = v, .working = working, .grad = grad, .factor = 0.5f, .lr = 0.125f, .beta1 = 0.75f,
-                     .beta2 = 0.875f, .eps = 0, .decay = 2, .correction1 = 0.25f, .correction2 = 0.125f};
+    mpt_adamw_t a = {.compute = MPT_BF16,
+                     .grad_dtype = MPT_F32,
+                     .count = 2,
+                     .decay_count = 1,
+                     .master = master,
+                     .m = m,
+                     .v = v,
+                     .working = working,
+                     .grad = grad,
+                     .factor = 0.5f,
+                     .lr = 0.125f,
+                     .beta1 = 0.75f,
+                     .beta2 = 0.875f,
+                     .eps = 0,
+                     .decay = 2,
+                     .correction1 = 0.25f,
+                     .correction2 = 0.125f};
     assert_int_equal(mpt_adamw(&k, &a, NULL), MPT_OK);
     expect_values(m, MPT_F32, (const double[]){1, -1}, 2, 0);
     expect_values(v, MPT_F32, (const double[]){2, 2}, 2, 0);
@@ -329,12 +442,15 @@ static void adamw_takes_its_first_step_against_the_sign(void **state)
 static void cast_rounds_once(void **state)
 {
     (void)state;
-    const double source[2] = {1 + 0x1p-11 + 0x1p-40, 1 + 3 * 0x1p-11 - 0x1p-40}; /* ties to FP16 after FP32 */
+    const double source[2] = {1 + 0x1p-11 + 0x1p-40,
+                              1 + 3 * 0x1p-11 - 0x1p-40}; /* ties to FP16 after FP32 */
     uint16_t half[2];
     double back[2];
     mpt_kernels_t k = oracle(MPT_F32);
-    mpt_cast_t down = {.dst_dtype = MPT_F16, .src_dtype = MPT_F64, .count = 2, .dst = half, .src = source};
-    mpt_cast_t up = {.dst_dtype = MPT_F64, .src_dtype = MPT_F16, .count = 2, .dst = back, .src = half};
+    mpt_cast_t down = {
+        .dst_dtype = MPT_F16, .src_dtype = MPT_F64, .count = 2, .dst = half, .src = source};
+    mpt_cast_t up = {
+        .dst_dtype = MPT_F64, .src_dtype = MPT_F16, .count = 2, .dst = back, .src = half};
     assert_int_equal(mpt_cast(&k, &down, NULL), MPT_OK);
     assert_int_equal(mpt_cast(&k, &up, NULL), MPT_OK);
     assert_true(back[0] == 1 + 0x1p-10);

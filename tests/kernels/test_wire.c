@@ -2,7 +2,7 @@
 #include <sys/mman.h>
 
 /* Around a vector, a segment, a task. */
-static const int64_t counts[] = {0,    1,    7,    16,    33,    4095,  4096,
+static const int64_t counts[] = {0,    1,    7,     16,    33,    4095,  4096,
                                  4097, 8200, 32767, 32768, 32769, 100003};
 #define COUNTS (int)(sizeof counts / sizeof counts[0])
 
@@ -44,7 +44,8 @@ static void assert_offenders(const mpt_offender_t *got, const mpt_offender_t *wa
     assert_int_equal(got->bits, want->bits);
 }
 
-/* ---- to the wire ------------------------------------------------------------------------------- */
+/* ---- to the wire
+ * ------------------------------------------------------------------------------- */
 
 static void check_to_wire(rig_t *rig, mpt_dtype_t dtype, const float *acc, int64_t count,
                           float scale)
@@ -188,7 +189,8 @@ static void to_wire_in_place_without_scale_writes_nothing(void **state)
     munmap(acc, bytes);
 }
 
-/* ---- the scan ---------------------------------------------------------------------------------- */
+/* ---- the scan
+ * ---------------------------------------------------------------------------------- */
 
 /* The order that the contract defines, written out. */
 static double sum_of_squares(const void *grad, mpt_dtype_t dtype, int64_t count)
@@ -288,7 +290,8 @@ static void long_arrays_are_done_in_several_spans(void **state)
     rig_close(&rig);
 }
 
-/* ---- casts ------------------------------------------------------------------------------------- */
+/* ---- casts
+ * ------------------------------------------------------------------------------------- */
 
 /* A value in FP64 that FP32 would first round to a halfway point of BF16 (and FP16). */
 static void fill_source(void *src, mpt_dtype_t dtype, int64_t count)

@@ -12,6 +12,11 @@ typedef struct adamw_constants {
 
 VEC_INLINE void adamw_step(const mpt_adamw_t *a, const adamw_constants_t *c, int64_t i, int lanes)
 {
+    vec_prefetch(a->grad, a->grad_dtype, i);
+    vec_prefetch(a->m, MPT_F32, i);
+    vec_prefetch(a->v, MPT_F32, i);
+    vec_prefetch(a->master, MPT_F32, i);
+    vec_prefetch(a->working, a->compute, i);
     const vec_t g = vec_load(a->grad, a->grad_dtype, i, lanes) * a->factor;
     vec_t m = vec_load_f32(a->m + i, lanes), v = vec_load_f32(a->v + i, lanes);
     vec_t w = vec_load_f32(a->master + i, lanes);

@@ -1,6 +1,5 @@
 #include "attention.h"
 #include <stdlib.h>
-#include "attention_math.h"
 
 static int64_t round_up(int64_t x, int64_t unit)
 {
@@ -8,7 +7,7 @@ static int64_t round_up(int64_t x, int64_t unit)
 }
 
 attention_shape_t attention_shape_init(mpt_dtype_t compute, int64_t batch, int64_t seq,
-                                       int64_t heads, int64_t head_dim)
+                                       int64_t heads, int64_t head_dim, int backward)
 {
     attention_shape_t shape = {.compute = compute,
                                .planes = 1,
@@ -20,15 +19,19 @@ attention_shape_t attention_shape_init(mpt_dtype_t compute, int64_t batch, int64
                                .width = round_up(head_dim, VEC_LANES),
                                .depth = head_dim,
                                .queries = 64,
-                               .keys = 64};
+                               .keys = 64,
+                               .columns = 64};
+    (void)backward;
 #ifdef MPT_LEVEL_AMX
     if (compute != MPT_F32) {
         shape.tiles = 1;
         shape.planes = compute == MPT_F16 ? 2 : 1;
         shape.width = shape.depth = round_up(head_dim, 32);
-        shape.queries = shape.keys = 128;
-        if (getenv("AQ")) shape.queries = atoi(getenv("AQ"));
-        if (getenv("AK")) shape.keys = atoi(getenv("AK"));
+        shape.queries = backward ? 128 : 64;
+        shape.keys = backward ? 128 : 64;
+        shape.columns = 32;
+        if (getenv(backward?"BQ":"FQ")) shape.queries = atoi(getenv(backward?"BQ":"FQ"));
+        if (getenv(backward?"BK":"FK")) shape.keys = atoi(getenv(backward?"BK":"FK"));
     }
 #endif
     return shape;
@@ -66,7 +69,7 @@ attention_operand_t attention_operand_init(const attention_shape_t *shape, atten
 void *attention_scratch_cut(char *base, size_t *used, size_t bytes)
 {
     void *cut = base ? base + *used : NULL;
-    *used += (bytes + 63) / 64 * 64;
+    *used += (bytes + 63) / 64 * 64 + 576;
     return cut;
 }
 
@@ -108,9 +111,13 @@ void attention_store_transposed(const attention_shape_t *shape, const float *fro
 
 size_t cpu_attention_scratch_bytes(int threads, const mpt_kernels_limits_t *limits)
 {
-    const attention_shape_t shape = attention_shape_init(
-        limits->compute, limits->batch, limits->seq, limits->heads, limits->head_dim);
-    const size_t forward = attention_forward_scratch(&shape);
-    const size_t backward = attention_backward_scratch(&shape);
-    return (size_t)threads * (forward > backward ? forward : backward);
+    size_t bytes[2];
+    for (int backward = 0; backward < 2; backward++) {
+        const attention_shape_t shape =
+            attention_shape_init(limits->compute, limits->batch, limits->seq, limits->heads,
+                                 limits->head_dim, backward);
+        bytes[backward] =
+            backward ? attention_backward_scratch(&shape) : attention_forward_scratch(&shape);
+    }
+    return (size_t)threads * (bytes[0] > bytes[1] ? bytes[0] : bytes[1]);
 }

@@ -36,6 +36,7 @@ typedef struct attention_shape {
     int64_t depth;     /* length of contractions over head_dim */
     int64_t queries;   /* rows of a query block */
     int64_t keys;      /* rows of a key block */
+    int64_t columns;   /* backward: queries of a strip that go through softmax at a time */
 } attention_shape_t;
 
 /**
@@ -62,13 +63,49 @@ typedef enum attention_form {
     ATTENTION_RIGHT_ROWS  /* right operand, outer: head_dim, inner: rows; non-finite values as zero */
 } attention_form_t;
 
-/** What turns one strip of 32 keys of S^T and dP^T into P^T and dS^T. Columns are queries. */
+/** A product of the tile engine: 32 x 32 of c. */
+typedef struct attention_product {
+    float *c;
+    int64_t ld, steps; /* steps: depth / 32 */
+    int accumulate;
+    attention_operand_t left, right;
+} attention_product_t;
+
+/** Products that the next vector work waits for go before those that may come at any time. */
+typedef enum attention_lane { ATTENTION_NEXT = 0, ATTENTION_LATER = 1, ATTENTION_LANES } attention_lane_t;
+
+#define ATTENTION_QUEUE 32
+
+/**
+ * Products that a task has asked for and that are not done. Tile and vector instructions overlap only where they
+ * alternate within some hundred instructions, so tile products are not run when asked for but piece by piece
+ * from inside the vector loops; who needs a result waits for it. The fma engine runs them at once.
+ */
+typedef struct attention_queue {
+    const attention_shape_t *shape;
+    uint64_t added[ATTENTION_LANES], done[ATTENTION_LANES];
+    attention_product_t ring[ATTENTION_LANES][ATTENTION_QUEUE];
+    attention_product_t now; /* under way if steps > 0 or unsaved */
+    attention_lane_t lane;   /* its lane */
+    int unsaved;             /* its sums are still in tiles */
+} attention_queue_t;
+
+static inline void attention_queue_init(attention_queue_t *queue, const attention_shape_t *shape)
+{
+    queue->shape = shape;
+    for (int lane = 0; lane < ATTENTION_LANES; lane++)
+        queue->added[lane] = queue->done[lane] = 0;
+    queue->now.steps = 0;
+    queue->unsaved = 0;
+}
+
+/** What turns 32 keys of S^T and dP^T into P^T and dS^T. Columns are queries. */
 typedef struct attention_strip {
-    const float *scores, *dprobs;   /* [32,ld], the first column that is used */
+    const float *scores, *dprobs;   /* [32,ld] */
     int64_t ld, columns;            /* columns: a multiple of 32 */
     const float *minus_lse, *delta; /* [columns]: -lse log2(e); D scale */
     float scale;
-    int diagonal;                     /* the first 32 columns are queries at the keys' own positions */
+    int diagonal;                       /* the first 32 columns are queries at the keys' own positions */
     attention_operand_t probs, dscores; /* left operands, outer: 32 keys, inner: columns */
     attention_operand_t dscores_right;  /* right operand, outer: columns (zipped by tiles), inner: keys */
 } attention_strip_t;
@@ -85,10 +122,12 @@ typedef struct attention_strip {
 #define attention_nonfinite_up MPT_LEVEL_NAME(mpt_attention_nonfinite_up)
 #define attention_fma_pack MPT_LEVEL_NAME(mpt_attention_fma_pack)
 #define attention_fma_product MPT_LEVEL_NAME(mpt_attention_fma_product)
+#define attention_fma_wait MPT_LEVEL_NAME(mpt_attention_fma_wait)
 #define attention_fma_probabilities MPT_LEVEL_NAME(mpt_attention_fma_probabilities)
 #define attention_fma_gradients MPT_LEVEL_NAME(mpt_attention_fma_gradients)
 #define attention_tiles_pack MPT_LEVEL_NAME(mpt_attention_tiles_pack)
 #define attention_tiles_product MPT_LEVEL_NAME(mpt_attention_tiles_product)
+#define attention_tiles_wait MPT_LEVEL_NAME(mpt_attention_tiles_wait)
 #define attention_tiles_probabilities MPT_LEVEL_NAME(mpt_attention_tiles_probabilities)
 #define attention_tiles_gradients MPT_LEVEL_NAME(mpt_attention_tiles_gradients)
 #define attention_tiles_begin MPT_LEVEL_NAME(mpt_attention_tiles_begin)
@@ -97,7 +136,7 @@ typedef struct attention_strip {
 /* ---- attention.c ------------------------------------------------------------------------------- */
 
 attention_shape_t attention_shape_init(mpt_dtype_t compute, int64_t batch, int64_t seq,
-                                       int64_t heads, int64_t head_dim);
+                                       int64_t heads, int64_t head_dim, int backward);
 /** Bytes of `rows` packed rows (a multiple of ATTENTION_STEP), in any form. */
 size_t attention_operand_bytes(const attention_shape_t *shape, int64_t rows);
 attention_operand_t attention_operand_init(const attention_shape_t *shape, attention_form_t form,
@@ -151,40 +190,45 @@ void attention_nonfinite_up(const attention_shape_t *shape, attention_source_t f
                             char *to, int64_t to_stride, int64_t first, int64_t last,
                             float *running);
 
-/* ---- the engines: attention_fma.c, attention_tiles.c -------------------------------------------- */
+/* ---- the engines: attention_fma.c; attention_tiles.c, attention_tiles_pack.c -------------------- */
 
 /**
  * Pack rows [first, first + rows) in `form`; rows from seq on are zero. `rows` is a multiple of ATTENTION_STEP, `to` was made
- * for a block of at least as many. @return 1 where a non-finite value was seen.
+ * for a block of at least as many. @return 1 where a _ROWS form has seen a non-finite value.
  */
 int attention_fma_pack(const attention_shape_t *shape, attention_form_t form,
                        attention_source_t source, int64_t first, int64_t rows,
                        attention_operand_t to);
-/** c[rows,columns] (FP32, ld) = left . right, or += it; rows, columns and, but over head_dim, depth are multiples of
- *  ATTENTION_STEP (rows and columns over head_dim: width). */
-void attention_fma_product(const attention_shape_t *shape, float *c, int64_t ld, int64_t rows,
-                           int64_t columns, attention_operand_t left, attention_operand_t right,
-                           int64_t depth, int accumulate);
 /**
- * probs = 2^(scores c - peak) rounded to compute, a right operand (outer: columns, inner: keys); sum += its column
- * sums before rounding. scores: [keys,columns], ld = columns; fma may overwrite them: probs may lie in their place.
+ * c[rows,columns] (FP32, ld) = left . right, or += it, some time before attention_wait returns. Rows, columns and depth
+ * are multiples of ATTENTION_STEP, or, where they run over head_dim, width and `depth` of the shape.
  */
-void attention_fma_probabilities(const attention_shape_t *shape, const float *scores, int64_t keys,
-                                 int64_t columns, float c, const float *peak, float *sum,
+void attention_fma_product(attention_queue_t *queue, attention_lane_t lane, float *c, int64_t ld,
+                           int64_t rows, int64_t columns, attention_operand_t left,
+                           attention_operand_t right, int64_t depth, int accumulate);
+/** Return when the first `count` products of `lane` are done: queue->added[lane], or what it was earlier. */
+void attention_fma_wait(attention_queue_t *queue, attention_lane_t lane, uint64_t count);
+/**
+ * probs = 2^(scores c - base) rounded to compute, a right operand (outer: columns, inner: keys); sum += its column
+ * sums before rounding. scores: [keys,columns], ld = columns. fma: probs may lie in their place.
+ */
+void attention_fma_probabilities(attention_queue_t *queue, const float *scores, int64_t keys,
+                                 int64_t columns, float c, const float *base, float *sum,
                                  attention_operand_t probs);
-void attention_fma_gradients(const attention_shape_t *shape, const attention_strip_t *strip);
+void attention_fma_gradients(attention_queue_t *queue, const attention_strip_t *strip);
 
 #ifdef MPT_LEVEL_AMX
 int attention_tiles_pack(const attention_shape_t *shape, attention_form_t form,
                          attention_source_t source, int64_t first, int64_t rows,
                          attention_operand_t to);
-void attention_tiles_product(const attention_shape_t *shape, float *c, int64_t ld, int64_t rows,
-                             int64_t columns, attention_operand_t left, attention_operand_t right,
-                             int64_t depth, int accumulate);
-void attention_tiles_probabilities(const attention_shape_t *shape, const float *scores,
-                                   int64_t keys, int64_t columns, float c, const float *peak,
-                                   float *sum, attention_operand_t probs);
-void attention_tiles_gradients(const attention_shape_t *shape, const attention_strip_t *strip);
+void attention_tiles_product(attention_queue_t *queue, attention_lane_t lane, float *c, int64_t ld,
+                             int64_t rows, int64_t columns, attention_operand_t left,
+                             attention_operand_t right, int64_t depth, int accumulate);
+void attention_tiles_wait(attention_queue_t *queue, attention_lane_t lane, uint64_t count);
+void attention_tiles_probabilities(attention_queue_t *queue, const float *scores, int64_t keys,
+                                   int64_t columns, float c, const float *base, float *sum,
+                                   attention_operand_t probs);
+void attention_tiles_gradients(attention_queue_t *queue, const attention_strip_t *strip);
 /** Configure this thread's tiles before the others, and release them after. */
 void attention_tiles_begin(void);
 void attention_tiles_end(void);

@@ -24,9 +24,12 @@ typedef struct backward_task {
     float *dq_sums;                            /* dQ^T, a block after the other: [width,queries] */
     char *k_wide, *v_wide, *k_rows;            /* a packed key block */
     float *dk_sums, *dv_sums;                  /* [keys,width] */
-    float *scores, *dprobs;                    /* a strip: [32,queries] */
-    char *probs, *dscores, *dscores_right;     /* a strip, a strip, a block */
+    /* Two of each, used in turn. */
+    float *scores[2], *dprobs[2];              /* [32,columns] */
+    char *probs[2], *dscores[2];               /* P, dS of a strip of 32 keys: [32,queries] */
+    char *dscores_right[2];                    /* dS of a block: [keys,queries] */
     float *running;                            /* [head_dim] */
+    attention_queue_t *queue;
 } backward_task_t;
 
 static int64_t smaller(int64_t a, int64_t b)
@@ -62,6 +65,7 @@ static size_t cut_scratch(const attention_shape_t *shape, char *base, backward_t
 {
     const size_t packed = attention_operand_bytes(shape, shape->keys);
     const size_t sums = (size_t)(shape->keys * shape->width) * sizeof(float);
+    const size_t square = (size_t)(ATTENTION_STEP * shape->columns) * sizeof(float);
     const size_t strip = (size_t)(ATTENTION_STEP * shape->queries) * sizeof(float);
     const size_t block = (size_t)(shape->keys * shape->queries) * sizeof(float);
     size_t used = 0;
@@ -71,11 +75,13 @@ static size_t cut_scratch(const attention_shape_t *shape, char *base, backward_t
     t->k_rows = attention_scratch_cut(base, &used, packed);
     t->dk_sums = attention_scratch_cut(base, &used, sums);
     t->dv_sums = attention_scratch_cut(base, &used, sums);
-    t->scores = attention_scratch_cut(base, &used, strip);
-    t->dprobs = attention_scratch_cut(base, &used, strip);
-    t->probs = attention_scratch_cut(base, &used, strip);
-    t->dscores = attention_scratch_cut(base, &used, shape->tiles ? strip : 0);
-    t->dscores_right = attention_scratch_cut(base, &used, block);
+    for (int i = 0; i < 2; i++) {
+        t->scores[i] = attention_scratch_cut(base, &used, square);
+        t->dprobs[i] = attention_scratch_cut(base, &used, square);
+        t->probs[i] = attention_scratch_cut(base, &used, strip);
+        t->dscores[i] = attention_scratch_cut(base, &used, shape->tiles ? strip : 0);
+        t->dscores_right[i] = attention_scratch_cut(base, &used, block);
+    }
     t->running = attention_scratch_cut(base, &used, (size_t)shape->head_dim * sizeof(float));
     return used;
 }
@@ -166,90 +172,180 @@ static int pack_keys(const backward_task_t *t, int64_t key, backward_keys_t *key
                                          keys->k_rows);
 }
 
-/* A strip's probabilities and score gradients, for columns `skip` .. columns-1 of the block at `query`. */
-static void strip_gradients(const backward_task_t *t, const backward_keys_t *keys, int64_t row,
-                            int64_t query, int64_t skip, int64_t columns,
-                            attention_strip_t *strip_p)
+/*
+ * Where a key block is on its way past the query blocks: squares of 32 keys x up to shape->columns queries, along a strip of
+ * 32 keys, strip by strip, block by block; what lies above the diagonal is left out.
+ */
+typedef struct backward_place {
+    int64_t query, queries; /* the query block, and how many it has, padded */
+    int64_t row, column;    /* first key and first query, within the blocks */
+    int64_t columns;
+    int strip, block; /* turns: how many strips and blocks came before, modulo 2 */
+} backward_place_t;
+
+static int64_t first_column(const backward_keys_t *keys, const backward_place_t *p)
 {
-    const attention_shape_t *shape = t->shape;
-    const int64_t ld = shape->queries;
-    const attention_operand_t q = query_block(t, ATTENTION_RIGHT_WIDE, t->q_wide, query);
-    const attention_operand_t dout = query_block(t, ATTENTION_RIGHT_WIDE, t->dout_wide, query);
-    attention_engine(shape, product)(shape, t->scores + skip, ld, ATTENTION_STEP, columns - skip,
-                                     attention_at(shape, keys->k_wide, row, 0),
-                                     attention_at(shape, q, skip, 0), shape->depth, 0);
-    attention_engine(shape, product)(shape, t->dprobs + skip, ld, ATTENTION_STEP, columns - skip,
-                                     attention_at(shape, keys->v_wide, row, 0),
-                                     attention_at(shape, dout, skip, 0), shape->depth, 0);
-    strip_p->scores = t->scores + skip;
-    strip_p->dprobs = t->dprobs + skip;
-    strip_p->ld = ld;
-    strip_p->columns = columns - skip;
-    strip_p->minus_lse = t->minus_lse + query + skip;
-    strip_p->delta = t->delta + query + skip;
-    strip_p->scale = t->scale;
-    strip_p->diagonal = keys->first + row == query + skip;
-    attention_engine(shape, gradients)(shape, strip_p);
+    return larger(0, keys->first + p->row - p->query);
 }
 
-/* Where a strip's P and dS go. dscores: [keys,queries], as left operand its rows, as right one its columns. */
-static attention_strip_t strip_operands(const backward_task_t *t, int64_t row, int64_t skip)
+static void enter_strip(const backward_task_t *t, const backward_keys_t *keys, backward_place_t *p)
 {
-    const attention_shape_t *shape = t->shape;
-    const int64_t ld = shape->queries;
-    attention_strip_t strip = {0};
-    attention_operand_t left = {.outer = ld * 4, .inner = 4};
-    if (shape->tiles)
-        left = (attention_operand_t){
-            .outer = 1024, .inner = 2 * 1024, .plane = ATTENTION_STEP * ld * 2};
-    strip.dscores_right = attention_at(
-        shape, attention_operand_over_rows(shape, shape->keys, ld, t->dscores_right), skip, row);
-    strip.probs = strip.dscores = left;
-    strip.probs.data = t->probs;
-    strip.dscores.data = t->dscores;
-    strip.probs = attention_at(shape, strip.probs, 0, skip);
-    strip.dscores = attention_at(shape, strip.dscores, 0, skip);
-    if (!shape->tiles)
-        strip.dscores.data = strip.dscores_right.data;
-    return strip;
+    p->column = first_column(keys, p);
+    p->columns = smaller(t->shape->columns, p->queries - p->column);
 }
 
-/* One strip of 32 keys: into dK and dV, and its dS for dQ. */
-static void add_strip(const backward_task_t *t, const backward_keys_t *keys, int64_t row,
-                      int64_t query, int64_t columns)
+static void enter_block(const backward_task_t *t, const backward_keys_t *keys, int64_t query,
+                        backward_place_t *p)
+{
+    p->query = query;
+    p->queries = smaller(t->shape->queries, t->last_query - query);
+    p->row = 0;
+    enter_strip(t, keys, p);
+}
+
+/* Go to the next square. Returns 0 where there is none. */
+static int advance(const backward_task_t *t, const backward_keys_t *keys, backward_place_t *p)
+{
+    p->column += p->columns;
+    p->columns = smaller(t->shape->columns, p->queries - p->column);
+    if (p->columns > 0)
+        return 1;
+    p->strip ^= 1;
+    p->row += ATTENTION_STEP;
+    if (p->row < smaller(keys->rows, p->query + p->queries - keys->first)) {
+        enter_strip(t, keys, p);
+        return 1;
+    }
+    p->block ^= 1;
+    enter_block(t, keys, p->query + t->shape->queries, p);
+    return p->query < t->last_query;
+}
+
+static void ask_scores(const backward_task_t *t, const backward_keys_t *keys,
+                       const backward_place_t *p, int turn)
 {
     const attention_shape_t *shape = t->shape;
-    const int64_t skip = larger(0, keys->first + row - query), width = shape->width;
-    attention_strip_t strip = strip_operands(t, row, skip);
-    strip_gradients(t, keys, row, query, skip, columns, &strip);
+    const attention_operand_t q = query_block(t, ATTENTION_RIGHT_WIDE, t->q_wide, p->query);
+    const attention_operand_t dout = query_block(t, ATTENTION_RIGHT_WIDE, t->dout_wide, p->query);
+    attention_engine(shape, product)(t->queue, ATTENTION_NEXT, t->scores[turn], shape->columns,
+                                     ATTENTION_STEP, p->columns,
+                                     attention_at(shape, keys->k_wide, p->row, 0),
+                                     attention_at(shape, q, p->column, 0), shape->depth, 0);
+    attention_engine(shape, product)(t->queue, ATTENTION_NEXT, t->dprobs[turn], shape->columns,
+                                     ATTENTION_STEP, p->columns,
+                                     attention_at(shape, keys->v_wide, p->row, 0),
+                                     attention_at(shape, dout, p->column, 0), shape->depth, 0);
+}
+
+static attention_operand_t dscores_right(const backward_task_t *t, const backward_place_t *p)
+{
+    const attention_shape_t *shape = t->shape;
+    return attention_operand_over_rows(shape, shape->keys, shape->queries,
+                                       t->dscores_right[p->block]);
+}
+
+/* A strip's P or dS as left operand. fma: dS is the same matrix as dscores_right. */
+static attention_operand_t strip_operand(const backward_task_t *t, const backward_place_t *p,
+                                         char *const strips[2])
+{
+    const int64_t ld = t->shape->queries;
+    if (t->shape->tiles)
+        return (attention_operand_t){.data = strips[p->strip],
+                                     .outer = 1024,
+                                     .inner = 2 * 1024,
+                                     .plane = ATTENTION_STEP * ld * 2};
+    char *data = strips == t->probs ? strips[p->strip] : dscores_right(t, p).data + p->row * ld * 4;
+    return (attention_operand_t){.data = data, .outer = ld * 4, .inner = 4};
+}
+
+/* P and dS of a square whose scores are there. */
+static void square_gradients(const backward_task_t *t, const backward_keys_t *keys,
+                             const backward_place_t *p, int turn)
+{
+    const attention_shape_t *shape = t->shape;
+    const attention_strip_t strip = {
+        .scores = t->scores[turn],
+        .dprobs = t->dprobs[turn],
+        .ld = shape->columns,
+        .columns = p->columns,
+        .minus_lse = t->minus_lse + p->query + p->column,
+        .delta = t->delta + p->query + p->column,
+        .scale = t->scale,
+        .diagonal = keys->first + p->row == p->query + p->column,
+        .probs = attention_at(shape, strip_operand(t, p, t->probs), 0, p->column),
+        .dscores = attention_at(shape, strip_operand(t, p, t->dscores), 0, p->column),
+        .dscores_right = attention_at(shape, dscores_right(t, p), p->column, p->row)};
+    attention_engine(shape, gradients)(t->queue, &strip);
+}
+
+/* dV += P^T dO, dK += dS^T Q for the strip's keys. */
+static void add_strip(const backward_task_t *t, const backward_keys_t *keys,
+                      const backward_place_t *p)
+{
+    const attention_shape_t *shape = t->shape;
+    const int64_t width = shape->width, skip = first_column(keys, p);
+    const attention_operand_t dout = query_block(t, ATTENTION_RIGHT_ROWS, t->dout_rows, p->query);
+    const attention_operand_t q = query_block(t, ATTENTION_RIGHT_ROWS, t->q_rows, p->query);
     if (!t->want_keys)
         return;
-    const attention_operand_t dout = query_block(t, ATTENTION_RIGHT_ROWS, t->dout_rows, query);
-    const attention_operand_t q = query_block(t, ATTENTION_RIGHT_ROWS, t->q_rows, query);
-    attention_engine(shape, product)(shape, t->dv_sums + row * width, width, ATTENTION_STEP, width,
-                                     strip.probs, attention_at(shape, dout, 0, skip),
-                                     columns - skip, 1);
-    attention_engine(shape, product)(shape, t->dk_sums + row * width, width, ATTENTION_STEP, width,
-                                     strip.dscores, attention_at(shape, q, 0, skip),
-                                     columns - skip, 1);
+    attention_engine(shape, product)(
+        t->queue, ATTENTION_LATER, t->dv_sums + p->row * width, width, ATTENTION_STEP, width,
+        attention_at(shape, strip_operand(t, p, t->probs), 0, skip),
+        attention_at(shape, dout, 0, skip), p->queries - skip, 1);
+    attention_engine(shape, product)(
+        t->queue, ATTENTION_LATER, t->dk_sums + p->row * width, width, ATTENTION_STEP, width,
+        attention_at(shape, strip_operand(t, p, t->dscores), 0, skip),
+        attention_at(shape, q, 0, skip), p->queries - skip, 1);
 }
 
-/* dQ^T += K^T dS^T; on the diagonal 32 columns at a time, each over the keys it sees. */
-static void add_queries(const backward_task_t *t, const backward_keys_t *keys, int64_t query,
-                        int64_t columns)
+/* dQ^T += K^T dS^T for the block; on the diagonal 32 columns at a time, each over the keys it sees. */
+static void add_block(const backward_task_t *t, const backward_keys_t *keys,
+                      const backward_place_t *p)
 {
     const attention_shape_t *shape = t->shape;
-    const attention_operand_t dscores =
-        attention_operand_over_rows(shape, shape->keys, shape->queries, t->dscores_right);
-    const int64_t whole = keys->first + keys->rows <= query + ATTENTION_STEP;
-    const int64_t step = whole ? columns : ATTENTION_STEP;
-    for (int64_t q = 0; q < columns; q += step) {
-        const int64_t seen = smaller(keys->rows, query + q + ATTENTION_STEP - keys->first);
+    const int whole = keys->first + keys->rows <= p->query + ATTENTION_STEP;
+    const int64_t step = whole ? p->queries : ATTENTION_STEP;
+    if (!t->want_queries)
+        return;
+    for (int64_t q = 0; q < p->queries; q += step) {
+        const int64_t seen = smaller(keys->rows, p->query + q + ATTENTION_STEP - keys->first);
         if (seen > 0)
-            attention_engine(shape, product)(shape, dq_block(t, query) + q, shape->queries,
-                                             shape->width, step, keys->k_rows,
-                                             attention_at(shape, dscores, q, 0), seen, 1);
+            attention_engine(shape, product)(t->queue, ATTENTION_LATER, dq_block(t, p->query) + q,
+                                             shape->queries, shape->width, step, keys->k_rows,
+                                             attention_at(shape, dscores_right(t, p), q, 0), seen,
+                                             1);
     }
+}
+
+/* A key block against all its queries. Scores of the next square are asked for before this one's are used. */
+static void pass_queries(const backward_task_t *t, const backward_keys_t *keys)
+{
+    const attention_shape_t *shape = t->shape;
+    uint64_t strip_added[2] = {0}, block_added[2] = {0};
+    backward_place_t p = {0};
+    enter_block(t, keys, larger(t->first_query, keys->first / shape->queries * shape->queries), &p);
+    ask_scores(t, keys, &p, 0);
+    for (int more = 1, turn = 0; more; turn ^= 1) {
+        backward_place_t next = p;
+        attention_engine(shape, wait)(t->queue, ATTENTION_NEXT, t->queue->added[ATTENTION_NEXT]);
+        more = advance(t, keys, &next);
+        if (more)
+            ask_scores(t, keys, &next, turn ^ 1);
+        /* What last used these buffers must be done. */
+        attention_engine(shape, wait)(t->queue, ATTENTION_LATER, strip_added[p.strip]);
+        attention_engine(shape, wait)(t->queue, ATTENTION_LATER, block_added[p.block]);
+        square_gradients(t, keys, &p, turn);
+        if (next.strip != p.strip) {
+            add_strip(t, keys, &p);
+            strip_added[p.strip] = t->queue->added[ATTENTION_LATER];
+        }
+        if (next.block != p.block) {
+            add_block(t, keys, &p);
+            block_added[p.block] = t->queue->added[ATTENTION_LATER];
+        }
+        p = next;
+    }
+    attention_engine(shape, wait)(t->queue, ATTENTION_LATER, t->queue->added[ATTENTION_LATER]);
 }
 
 /* Rows of [.,width] to the caller's array. */
@@ -273,14 +369,7 @@ static int backward_keys(const backward_task_t *t, int64_t key)
     const int bad = pack_keys(t, key, &keys);
     memset(t->dk_sums, 0, sums);
     memset(t->dv_sums, 0, sums);
-    const int64_t first = larger(t->first_query, key / shape->queries * shape->queries);
-    for (int64_t query = first; query < t->last_query; query += shape->queries) {
-        const int64_t columns = smaller(shape->queries, t->last_query - query);
-        for (int64_t row = 0; row < smaller(keys.rows, query + columns - key); row += ATTENTION_STEP)
-            add_strip(t, &keys, row, query, columns);
-        if (t->want_queries)
-            add_queries(t, &keys, query, columns);
-    }
+    pass_queries(t, &keys);
     if (t->want_keys) {
         store_rows(t, t->dk_sums, t->dk, key, keys.rows);
         store_rows(t, t->dv_sums, t->dv, key, keys.rows);
@@ -332,7 +421,8 @@ static void backward_part(const backward_task_t *t)
     restore_nonfinite(t, bad_queries, bad_keys);
 }
 
-static backward_task_t start_task(const backward_job_t *job, int64_t head, int worker)
+static backward_task_t start_task(const backward_job_t *job, int64_t head, int worker,
+                                  attention_queue_t *queue)
 {
     const attention_shape_t *shape = &job->shape;
     const mpt_attention_backward_t *args = job->args;
@@ -356,7 +446,8 @@ static backward_task_t start_task(const backward_job_t *job, int64_t head, int w
                          .last_key = shape->rows,
                          .last_query = shape->rows,
                          .want_keys = 1,
-                         .want_queries = 1};
+                         .want_queries = 1,
+                         .queue = queue};
     cut_scratch(shape, job->scratch + (size_t)worker * job->scratch_stride, &t);
     return t;
 }
@@ -388,7 +479,9 @@ static void run_task(void *ctx, int index, int worker)
 {
     const backward_job_t *job = ctx;
     const int64_t parts = job->chunks > 1 ? 2 * job->chunks : 1;
-    backward_task_t t = start_task(job, index / parts, worker);
+    attention_queue_t queue;
+    attention_queue_init(&queue, &job->shape);
+    backward_task_t t = start_task(job, index / parts, worker, &queue);
     if (parts > 1)
         narrow_task(job, index % parts, &t);
 #ifdef MPT_LEVEL_AMX
@@ -416,7 +509,7 @@ mpt_status_t cpu_attention_backward(mpt_kernels_t *k, const mpt_attention_backwa
 {
     (void)s; /* the CPU's streams run each call to its end */
     backward_job_t job = {
-        .shape = attention_shape_init(a->compute, a->batch, a->seq, a->heads, a->head_dim),
+        .shape = attention_shape_init(a->compute, a->batch, a->seq, a->heads, a->head_dim, 1),
         .args = a,
         .scratch = k->scratch};
     job.scratch_stride = attention_backward_scratch(&job.shape);

@@ -42,30 +42,28 @@ static int pack_rows(const attention_shape_t *shape, attention_source_t source, 
 }
 
 /* [width,ld], a column per row. */
-static int pack_columns(const attention_shape_t *shape, attention_source_t source, int64_t first,
-                        int64_t rows, char *to, int64_t ld)
+static void pack_columns(const attention_shape_t *shape, attention_source_t source, int64_t first,
+                         int64_t rows, char *to, int64_t ld)
 {
-    vec_i32_t seen = {0};
     for (int64_t r = 0; r < rows; r += VEC_LANES)
         for (int64_t d = 0; d < shape->width; d += VEC_LANES) {
             vec_t square[VEC_LANES];
-            for (int i = 0; i < VEC_LANES; i++) {
+            for (int i = 0; i < VEC_LANES; i++)
                 square[i] = load_element(shape, source, first + r + i, d);
-                seen |= not_finite(square[i]);
-            }
             attention_transpose(square);
             for (int i = 0; i < VEC_LANES; i++)
                 vec_store_f32((float *)to + (d + i) * ld + r, VEC_LANES, square[i]);
         }
-    return attention_any(seen);
 }
 
 int attention_fma_pack(const attention_shape_t *shape, attention_form_t form,
                        attention_source_t source, int64_t first, int64_t rows,
                        attention_operand_t to)
 {
-    if (form == ATTENTION_RIGHT_WIDE)
-        return pack_columns(shape, source, first, rows, to.data, to.inner / 4);
+    if (form == ATTENTION_RIGHT_WIDE) {
+        pack_columns(shape, source, first, rows, to.data, to.inner / 4);
+        return 0;
+    }
     return pack_rows(shape, source, first, rows, form != ATTENTION_LEFT_WIDE, to.data);
 }
 
@@ -126,11 +124,12 @@ static void product_columns(float *c, int64_t ld, int64_t rows, attention_operan
         }
 }
 
-void attention_fma_product(const attention_shape_t *shape, float *c, int64_t ld, int64_t rows,
-                           int64_t columns, attention_operand_t left, attention_operand_t right,
-                           int64_t depth, int accumulate)
+void attention_fma_product(attention_queue_t *queue, attention_lane_t lane, float *c, int64_t ld,
+                           int64_t rows, int64_t columns, attention_operand_t left,
+                           attention_operand_t right, int64_t depth, int accumulate)
 {
-    (void)shape;
+    (void)queue;
+    (void)lane;
     for (int64_t j = 0; j < columns; j += VECTORS * VEC_LANES) {
         const int64_t vectors = (columns - j) / VEC_LANES;
         attention_operand_t part = right;
@@ -140,18 +139,25 @@ void attention_fma_product(const attention_shape_t *shape, float *c, int64_t ld,
     }
 }
 
+void attention_fma_wait(attention_queue_t *queue, attention_lane_t lane, uint64_t count)
+{
+    (void)queue;
+    (void)lane;
+    (void)count;
+}
+
 /* ---- softmax ------------------------------------------------------------------------------------ */
 
 VEC_INLINE void probabilities_as(const mpt_dtype_t compute, const float *scores, int64_t keys,
-                                 int64_t columns, float c, const float *peak, float *sum,
+                                 int64_t columns, float c, const float *base, float *sum,
                                  float *probs, int64_t ld)
 {
     for (int64_t q = 0; q < columns; q += VEC_LANES) {
-        const vec_t minus_peak = -vec_load_f32(peak + q, VEC_LANES);
+        const vec_t minus_base = -vec_load_f32(base + q, VEC_LANES);
         vec_t total = vec_load_f32(sum + q, VEC_LANES);
         for (int64_t k = 0; k < keys; k++) {
             const vec_t s = vec_load_f32(scores + k * columns + q, VEC_LANES);
-            const vec_t p = attention_exp2(vec_fma(s, vec_set(c), minus_peak));
+            const vec_t p = attention_exp2(vec_fma(s, vec_set(c), minus_base));
             total += p;
             vec_store_f32(probs + k * ld + q, VEC_LANES, vec_round(p, compute));
         }
@@ -159,18 +165,19 @@ VEC_INLINE void probabilities_as(const mpt_dtype_t compute, const float *scores,
     }
 }
 
-void attention_fma_probabilities(const attention_shape_t *shape, const float *scores, int64_t keys,
-                                 int64_t columns, float c, const float *peak, float *sum,
+void attention_fma_probabilities(attention_queue_t *queue, const float *scores, int64_t keys,
+                                 int64_t columns, float c, const float *base, float *sum,
                                  attention_operand_t probs)
 {
+    const mpt_dtype_t compute = queue->shape->compute;
     float *to = (float *)probs.data;
     const int64_t ld = probs.inner / 4;
-    if (shape->compute == MPT_BF16)
-        probabilities_as(MPT_BF16, scores, keys, columns, c, peak, sum, to, ld);
-    else if (shape->compute == MPT_F16)
-        probabilities_as(MPT_F16, scores, keys, columns, c, peak, sum, to, ld);
+    if (compute == MPT_BF16)
+        probabilities_as(MPT_BF16, scores, keys, columns, c, base, sum, to, ld);
+    else if (compute == MPT_F16)
+        probabilities_as(MPT_F16, scores, keys, columns, c, base, sum, to, ld);
     else
-        probabilities_as(MPT_F32, scores, keys, columns, c, peak, sum, to, ld);
+        probabilities_as(MPT_F32, scores, keys, columns, c, base, sum, to, ld);
 }
 
 /* One key's row. Where visible_from > 0, columns before it are masked: zero whatever the scores are. */
@@ -206,11 +213,12 @@ VEC_INLINE void gradients_as(const mpt_dtype_t compute, const attention_strip_t 
     }
 }
 
-void attention_fma_gradients(const attention_shape_t *shape, const attention_strip_t *strip)
+void attention_fma_gradients(attention_queue_t *queue, const attention_strip_t *strip)
 {
-    if (shape->compute == MPT_BF16)
+    const mpt_dtype_t compute = queue->shape->compute;
+    if (compute == MPT_BF16)
         gradients_as(MPT_BF16, strip);
-    else if (shape->compute == MPT_F16)
+    else if (compute == MPT_F16)
         gradients_as(MPT_F16, strip);
     else
         gradients_as(MPT_F32, strip);

@@ -38,24 +38,47 @@ VEC_INLINE vec_i32_t attention_lane_numbers(void)
     return lanes;
 }
 
+#define ATTENTION_EXP2_MAX 8
+
 /**
  * 2^t for t <= 128, relative error below 2e-7 (three times that without FMA). 0 for t below -126.5, where
  * the result would be subnormal and slow; exactly 1 for 0; NaN for NaN. 2^n times a minimax polynomial
  * in t - n on [-1/2, 1/2]; n is read from the low bits of t + 1.5 * 2^23 + 127, where it stands as a
- * biased exponent.
+ * biased exponent. Of `count` vectors in place, step by step for all of them: one after the other they would fill
+ * the processor's scheduler with instructions that wait.
  */
+VEC_INLINE void attention_exp2_of(vec_t *t, const int count)
+{
+    static const float coefficients[] = {0x1.3cea88p-7f, 0x1.c6b752p-5f, 0x1.ebf9bcp-3f,
+                                         0x1.62e42ap-1f, 1.0f};
+    const vec_t magic = vec_set(0x1.8p23f + 127);
+    vec_t shifted[ATTENTION_EXP2_MAX], p[ATTENTION_EXP2_MAX];
+#pragma GCC unroll 8
+    for (int i = 0; i < count; i++) {
+        t[i] = vec_max(vec_set(-127.0f), t[i]);
+        shifted[i] = t[i] + magic;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < count; i++)
+        t[i] -= shifted[i] - magic;
+#pragma GCC unroll 8
+    for (int i = 0; i < count; i++)
+        p[i] = vec_fma(vec_set(0x1.5bba14p-10f), t[i], vec_set(coefficients[0]));
+#pragma GCC unroll 4
+    for (int k = 1; k < 5; k++)
+#pragma GCC unroll 8
+        for (int i = 0; i < count; i++)
+            p[i] = vec_fma(p[i], t[i], vec_set(coefficients[k]));
+#pragma GCC unroll 8
+    for (int i = 0; i < count; i++)
+        t[i] = p[i] * (vec_t)((vec_u32_t)shifted[i] << 23);
+}
+
+/** The same of one vector. */
 VEC_INLINE vec_t attention_exp2(vec_t t)
 {
-    const vec_t magic = vec_set(0x1.8p23f + 127);
-    t = vec_max(vec_set(-127.0f), t);
-    const vec_t shifted = t + magic;
-    const vec_t r = t - (shifted - magic);
-    vec_t p = vec_fma(vec_set(0x1.5bba14p-10f), r, vec_set(0x1.3cea88p-7f));
-    p = vec_fma(p, r, vec_set(0x1.c6b752p-5f));
-    p = vec_fma(p, r, vec_set(0x1.ebf9bcp-3f));
-    p = vec_fma(p, r, vec_set(0x1.62e42ap-1f));
-    p = vec_fma(p, r, vec_set(1.0f));
-    return p * (vec_t)((vec_u32_t)shifted << 23);
+    attention_exp2_of(&t, 1);
+    return t;
 }
 
 /**

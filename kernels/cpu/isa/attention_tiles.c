@@ -1,3 +1,4 @@
+#define IMMEDIATE
 #include "attention.h"
 
 #ifdef MPT_LEVEL_AMX
@@ -23,114 +24,6 @@ void attention_tiles_end(void)
     _tile_release();
 }
 
-/* ---- packing ------------------------------------------------------------------------------------ */
-
-/* Where packing reads, and what it has seen. */
-typedef struct tile_source {
-    const attention_shape_t *shape;
-    attention_source_t rows;
-    int64_t first;
-    int clean;      /* zeros in place of non-finite values */
-    __mmask16 seen; /* not zero: there were some */
-} tile_source_t;
-
-/* One bf16 term of 16 elements from d on of row r, zeros outside the array. */
-VEC_INLINE __m256i load_term(tile_source_t *source, int64_t r, int64_t d, const int planes,
-                             const int plane)
-{
-    const attention_shape_t *shape = source->shape;
-    const int64_t left = shape->head_dim - d;
-    if (source->first + r >= shape->seq || left <= 0)
-        return _mm256_setzero_si256();
-    const char *row = source->rows.base + (source->first + r) * source->rows.stride;
-    const __mmask16 lanes = left < 16 ? vec_mask((int)left) : 0xffff;
-    __m256i x = _mm256_maskz_loadu_epi16(lanes, row + 2 * d);
-    const __m256i exponent = _mm256_set1_epi16(planes == 1 ? 0x7f80 : 0x7c00);
-    const __mmask16 bad = _mm256_cmpeq_epi16_mask(_mm256_and_si256(x, exponent), exponent);
-    source->seen |= bad;
-    if (source->clean)
-        x = _mm256_maskz_mov_epi16((__mmask16)~bad, x);
-    if (planes == 1)
-        return x;
-    const __m512 wide = _mm512_cvtph_ps(x);
-    const __m256i high = (__m256i)_mm512_cvtneps_pbh(wide);
-    if (plane == 0)
-        return high;
-    const __m512 rest = _mm512_sub_ps(wide, (__m512)vec_from_bf16((vec_u16_t)high));
-    return _mm256_maskz_mov_epi16((__mmask16)~bad, (__m256i)_mm512_cvtneps_pbh(rest));
-}
-
-/* Tiles of 16 rows x 32 elements; as a right operand transposed in dwords: 16 pairs x 16 rows. */
-VEC_INLINE void pack_wide(tile_source_t *source, int64_t rows, attention_operand_t to,
-                          const int planes, const int plane, const int right)
-{
-    for (int64_t r = 0; r < rows; r += 16)
-        for (int64_t d = 0; d < source->shape->width; d += 32) {
-            char *tile = to.data + r / 16 * to.outer + d / 32 * to.inner;
-            vec_t square[16];
-            for (int i = 0; i < 16; i++) {
-                const __m256i low = load_term(source, r + i, d, planes, plane);
-                const __m256i high = load_term(source, r + i, d + 16, planes, plane);
-                square[i] = (vec_t)_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-            }
-            if (right)
-                attention_transpose(square);
-            memcpy(tile, square, sizeof square);
-        }
-}
-
-/* Tiles of 16 pairs of rows x 16 elements; as a left operand transposed: 16 elements x 32 rows. */
-VEC_INLINE void pack_rows(tile_source_t *source, int64_t rows, attention_operand_t to,
-                          const int planes, const int plane, const int left)
-{
-    for (int64_t r = 0; r < rows; r += 32)
-        for (int64_t d = 0; d < source->shape->width; d += 16) {
-            char *tile = to.data + r / 32 * to.inner + d / 16 * to.outer;
-            vec_t square[16];
-            for (int i = 0; i < 16; i++) {
-                const __m256i even = load_term(source, r + 2 * i, d, planes, plane);
-                const __m256i odd = load_term(source, r + 2 * i + 1, d, planes, plane);
-                square[i] = (vec_t)_mm512_or_si512(
-                    _mm512_cvtepu16_epi32(even), _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
-            }
-            if (left)
-                attention_transpose(square);
-            memcpy(tile, square, sizeof square);
-        }
-}
-
-VEC_INLINE void pack_plane(tile_source_t *source, attention_form_t form, int64_t rows,
-                           attention_operand_t to, const int planes, const int plane)
-{
-    to.data += plane * to.plane;
-    if (form == ATTENTION_LEFT_WIDE)
-        pack_wide(source, rows, to, planes, plane, 0);
-    else if (form == ATTENTION_RIGHT_WIDE)
-        pack_wide(source, rows, to, planes, plane, 1);
-    else if (form == ATTENTION_LEFT_ROWS)
-        pack_rows(source, rows, to, planes, plane, 1);
-    else
-        pack_rows(source, rows, to, planes, plane, 0);
-}
-
-int attention_tiles_pack(const attention_shape_t *shape, attention_form_t form,
-                         attention_source_t source, int64_t first, int64_t rows,
-                         attention_operand_t to)
-{
-    tile_source_t from = {
-        .shape = shape,
-        .rows = source,
-        .first = first,
-        .clean = form == ATTENTION_LEFT_ROWS || form == ATTENTION_RIGHT_ROWS};
-    if (shape->planes == 1) {
-        pack_plane(&from, form, rows, to, 1, 0);
-    } else {
-        pack_plane(&from, form, rows, to, 2, 0);
-        pack_plane(&from, form, rows, to, 2, 1);
-    }
-    return from.seen != 0;
-}
-
 /* ---- products ----------------------------------------------------------------------------------- */
 
 /* Tiles 0 1 / 2 3 are a 2 x 2 block of c; 4, 5 the left operand's two rows; 6, 7 the right one's two columns. */
@@ -146,59 +39,116 @@ int attention_tiles_pack(const attention_shape_t *shape, attention_form_t form,
     _tile_dpbf16ps(2, 5, 6);                                                                       \
     _tile_dpbf16ps(3, 5, 7)
 
-/* 32 x 32 of c. With two planes: high x low, high x high, low x high; each tile is loaded once but the
- * right one's first. */
-VEC_INLINE void product_block(float *c, int64_t ld, attention_operand_t left,
-                              attention_operand_t right, int64_t steps, int accumulate,
-                              const int planes)
+VEC_INLINE void load_sums(const attention_product_t *now)
 {
-    const int64_t stride = ld * 4;
-    if (accumulate) {
-        _tile_loadd(0, c, stride);
-        _tile_loadd(1, c + 16, stride);
-        _tile_loadd(2, c + 16 * ld, stride);
-        _tile_loadd(3, c + 16 * ld + 16, stride);
+    if (now->accumulate) {
+        _tile_loadd(0, now->c, now->ld * 4);
+        _tile_loadd(1, now->c + 16, now->ld * 4);
+        _tile_loadd(2, now->c + 16 * now->ld, now->ld * 4);
+        _tile_loadd(3, now->c + 16 * now->ld + 16, now->ld * 4);
     } else {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
     }
-    const char *a = left.data, *b = right.data;
-    for (int64_t i = 0; i < steps; i++, a += left.inner, b += right.inner) {
-        LOAD_LEFT(a, left.outer);
-        if (planes == 2) {
-            LOAD_RIGHT(b + right.plane, right.outer);
-            MULTIPLY();
-        }
-        LOAD_RIGHT(b, right.outer);
-        MULTIPLY();
-        if (planes == 2) {
-            LOAD_LEFT(a + left.plane, left.outer);
-            MULTIPLY();
-        }
-    }
-    _tile_stored(0, c, stride);
-    _tile_stored(1, c + 16, stride);
-    _tile_stored(2, c + 16 * ld, stride);
-    _tile_stored(3, c + 16 * ld + 16, stride);
 }
 
-void attention_tiles_product(const attention_shape_t *shape, float *c, int64_t ld, int64_t rows,
-                             int64_t columns, attention_operand_t left, attention_operand_t right,
-                             int64_t depth, int accumulate)
+VEC_INLINE void save_sums(const attention_product_t *now)
+{
+    _tile_stored(0, now->c, now->ld * 4);
+    _tile_stored(1, now->c + 16, now->ld * 4);
+    _tile_stored(2, now->c + 16 * now->ld, now->ld * 4);
+    _tile_stored(3, now->c + 16 * now->ld + 16, now->ld * 4);
+}
+
+/* 32 of the contraction. With two planes: high x low, high x high, low x high. */
+VEC_INLINE void multiply_step(const attention_operand_t *left, const attention_operand_t *right,
+                              const int planes)
+{
+    const char *a = left->data, *b = right->data;
+    LOAD_LEFT(a, left->outer);
+    if (planes == 2) {
+        LOAD_RIGHT(b + right->plane, right->outer);
+        MULTIPLY();
+    }
+    LOAD_RIGHT(b, right->outer);
+    MULTIPLY();
+    if (planes == 2) {
+        LOAD_LEFT(a + left->plane, left->outer);
+        MULTIPLY();
+    }
+}
+
+/* Begin the next product, if there is one. */
+VEC_INLINE int begin_product(attention_queue_t *queue)
+{
+    const int lane = queue->done[ATTENTION_NEXT] < queue->added[ATTENTION_NEXT] ? ATTENTION_NEXT
+                                                                                : ATTENTION_LATER;
+    if (queue->done[lane] == queue->added[lane])
+        return 0;
+    queue->now = queue->ring[lane][queue->done[lane] % ATTENTION_QUEUE];
+    queue->lane = lane;
+    load_sums(&queue->now);
+    return 1;
+}
+
+/* One piece of the queued products: a step of 32, or the storing of sums. Returns 0 where nothing is left to do. */
+VEC_INLINE int run_piece(attention_queue_t *queue, const int planes)
+{
+    attention_product_t *now = &queue->now;
+    if (queue->unsaved && now->steps == 0) {
+        save_sums(now);
+        queue->unsaved = 0;
+        queue->done[queue->lane]++;
+        return 1;
+    }
+    if (!queue->unsaved && !begin_product(queue))
+        return 0;
+    queue->unsaved = 1;
+    multiply_step(&now->left, &now->right, planes);
+    now->left.data += now->left.inner;
+    now->right.data += now->right.inner;
+    now->steps--;
+    return 1;
+}
+
+static void run_piece_of(attention_queue_t *queue)
+{
+    if (queue->shape->planes == 1)
+        run_piece(queue, 1);
+    else
+        run_piece(queue, 2);
+}
+
+void attention_tiles_wait(attention_queue_t *queue, attention_lane_t lane, uint64_t count)
 {
     MEMORY_FENCE();
+    while (queue->done[lane] < count)
+        run_piece_of(queue);
+    MEMORY_FENCE();
+}
+
+void attention_tiles_product(attention_queue_t *queue, attention_lane_t lane, float *c, int64_t ld,
+                             int64_t rows, int64_t columns, attention_operand_t left,
+                             attention_operand_t right, int64_t depth, int accumulate)
+{
     for (int64_t j = 0; j < columns; j += 32)
         for (int64_t i = 0; i < rows; i += 32) {
-            const attention_operand_t a = attention_at(shape, left, i, 0);
-            const attention_operand_t b = attention_at(shape, right, j, 0);
-            if (shape->planes == 1)
-                product_block(c + i * ld + j, ld, a, b, depth / 32, accumulate, 1);
-            else
-                product_block(c + i * ld + j, ld, a, b, depth / 32, accumulate, 2);
+            if (queue->added[lane] - queue->done[lane] == ATTENTION_QUEUE)
+                attention_tiles_wait(queue, lane, queue->done[lane] + 1);
+            queue->ring[lane][queue->added[lane]++ % ATTENTION_QUEUE] = (attention_product_t){
+                .c = c + i * ld + j,
+                .ld = ld,
+                .steps = depth / 32,
+                .accumulate = accumulate,
+                .left = attention_at(queue->shape, left, i, 0),
+                .right = attention_at(queue->shape, right, j, 0)};
+#ifdef IMMEDIATE
+ attention_tiles_wait(queue,lane,queue->added[lane]);
+#endif
+
         }
-    MEMORY_FENCE();
 }
 
 /* ---- softmax ------------------------------------------------------------------------------------ */
@@ -229,118 +179,161 @@ VEC_INLINE void split_pair(vec_t low, vec_t high, const int planes, __m512i term
         term[1] = rest_pair(low, high, term[0]);
 }
 
-VEC_INLINE void probabilities_as(const float *scores, int64_t keys, int64_t columns, float c,
-                                 const float *peak, float *sum, attention_operand_t probs,
-                                 const int planes)
+/* Two keys' rows of 32 probabilities, side by side by pairs of keys. */
+VEC_INLINE void pair_probabilities(const float *scores, int64_t ld, vec_t c,
+                                   const vec_t minus_base[2], vec_t sum[2], __m512i zip,
+                                   const attention_operand_t *to, const int planes)
+{
+    vec_t p[4]; /* even key, odd key; then the next 16 columns */
+    for (int i = 0; i < 4; i++)
+        p[i] = vec_fma(vec_load_f32(scores + i % 2 * ld + i / 2 * 16, 16), c, minus_base[i / 2]);
+    attention_exp2_of(p, 4);
+    for (int i = 0; i < 4; i++)
+        sum[i / 2] += p[i];
+    for (int i = 0; i < 2; i++) {
+        __m512i term[2];
+        split_pair(p[2 * i], p[2 * i + 1], planes, term);
+        for (int plane = 0; plane < planes; plane++)
+            _mm512_store_si512(to->data + i * to->outer + plane * to->plane,
+                               _mm512_permutexvar_epi16(zip, term[plane]));
+    }
+}
+
+VEC_INLINE void probabilities_as(attention_queue_t *queue, const float *scores, int64_t keys,
+                                 int64_t columns, float c, const float *base, float *sum,
+                                 attention_operand_t probs, const int planes)
 {
     /* words 0 16 1 17 ...: keys k and k + 1 side by side for each query */
     const __m512i zip = _mm512_add_epi32(_mm512_set1_epi32(0x00100000),
                                          _mm512_mullo_epi32((__m512i)attention_lane_numbers(),
                                                             _mm512_set1_epi32(0x00010001)));
-    for (int64_t q = 0; q < columns; q += 16) {
-        const vec_t minus_peak = -vec_load_f32(peak + q, 16);
-        vec_t total = vec_load_f32(sum + q, 16);
+    const vec_t by = attention_splat(c);
+    for (int64_t q = 0; q < columns; q += 32) {
+        const vec_t minus_base[2] = {-vec_load_f32(base + q, 16), -vec_load_f32(base + q + 16, 16)};
+        vec_t total[2] = {vec_load_f32(sum + q, 16), vec_load_f32(sum + q + 16, 16)};
         for (int64_t k = 0; k < keys; k += 2) {
-            const float *at = scores + k * columns + q;
-            char *to = probs.data + q / 16 * probs.outer + k / 32 * probs.inner + k % 32 * 32;
-            const vec_t even = attention_exp2(vec_fma(vec_load_f32(at, 16), vec_set(c), minus_peak));
-            const vec_t odd =
-                attention_exp2(vec_fma(vec_load_f32(at + columns, 16), vec_set(c), minus_peak));
-            __m512i term[2];
-            total += even;
-            total += odd;
-            split_pair(even, odd, planes, term);
-            for (int plane = 0; plane < planes; plane++)
-                _mm512_store_si512(to + plane * probs.plane,
-                                   _mm512_permutexvar_epi16(zip, term[plane]));
+            attention_operand_t to = probs;
+            to.data += q / 16 * probs.outer + k / 32 * probs.inner + k % 32 * 32;
+            pair_probabilities(scores + k * columns + q, columns, by, minus_base, total, zip, &to,
+                               planes);
+            MEMORY_FENCE();
+            run_piece(queue, planes);
         }
-        vec_store_f32(sum + q, 16, total);
+        vec_store_f32(sum + q, 16, total[0]);
+        vec_store_f32(sum + q + 16, 16, total[1]);
     }
 }
 
-void attention_tiles_probabilities(const attention_shape_t *shape, const float *scores,
-                                   int64_t keys, int64_t columns, float c, const float *peak,
-                                   float *sum, attention_operand_t probs)
+void attention_tiles_probabilities(attention_queue_t *queue, const float *scores, int64_t keys,
+                                   int64_t columns, float c, const float *base, float *sum,
+                                   attention_operand_t probs)
 {
-    if (shape->planes == 1)
-        probabilities_as(scores, keys, columns, c, peak, sum, probs, 1);
+    if (queue->shape->planes == 1)
+        probabilities_as(queue, scores, keys, columns, c, base, sum, probs, 1);
     else
-        probabilities_as(scores, keys, columns, c, peak, sum, probs, 2);
+        probabilities_as(queue, scores, keys, columns, c, base, sum, probs, 2);
+    MEMORY_FENCE();
 }
 
-/* What the 32 columns of a square share. */
+/* What the 32 columns of a square share, in registers. */
 typedef struct square {
-    const attention_strip_t *strip;
-    int64_t first; /* its first column */
-    vec_t minus_lse[2], delta[2];
+    const float *scores, *dprobs;
+    int64_t ld;
+    vec_t c, scale, minus_lse[2], minus_delta[2];
 } square_t;
 
-/* One key's row of P and dS in a square, as bf16 terms, also stored in the left operands. */
-VEC_INLINE void square_row(const square_t *square, int64_t key, const int planes, const int masked,
-                           __m512i dscores[2])
+/* Two keys' rows of P and dS in a square, from `key` on, as bf16 terms. */
+VEC_INLINE void square_rows(const square_t *square, int64_t key, const int planes, const int masked,
+                            __m512i probs[2][2], __m512i dscores[2][2])
 {
-    const attention_strip_t *strip = square->strip;
-    const vec_t c = vec_set(strip->scale * ATTENTION_LOG2_E), scale = vec_set(strip->scale);
-    const int64_t at = key * strip->ld + square->first;
-    vec_t p[2], g[2];
-    for (int i = 0; i < 2; i++) {
-        const vec_t s = vec_load_f32(strip->scores + at + 16 * i, 16);
-        const vec_t dp = vec_load_f32(strip->dprobs + at + 16 * i, 16);
-        p[i] = attention_exp2(vec_min(vec_set(128), vec_fma(s, c, square->minus_lse[i])));
-        g[i] = p[i] * vec_fma(dp, scale, -square->delta[i]);
+    vec_t p[4], g[4]; /* columns 0 and 16 of one key, then of the next */
+    const int64_t at = key * square->ld;
+    for (int i = 0; i < 4; i++) {
+        const int64_t place = at + i / 2 * square->ld + i % 2 * 16;
+        p[i] = vec_fma(vec_load_f32(square->scores + place, 16), square->c,
+                       square->minus_lse[i % 2]);
+        g[i] = vec_fma(vec_load_f32(square->dprobs + place, 16), square->scale,
+                       square->minus_delta[i % 2]);
+        p[i] = vec_min(vec_set(128), p[i]);
+    }
+    attention_exp2_of(p, 4);
+    for (int i = 0; i < 4; i++) {
+        g[i] *= p[i];
         if (masked) {
-            const vec_i32_t visible = attention_lane_numbers() + 16 * i >= (int32_t)key;
+            const vec_i32_t visible =
+                attention_lane_numbers() + i % 2 * 16 >= (int32_t)key + i / 2;
             p[i] = vec_select(visible, p[i], vec_set(0));
             g[i] = vec_select(visible, g[i], vec_set(0));
         }
     }
-    __m512i probs[2];
-    split_pair(p[0], p[1], planes, probs);
-    split_pair(g[0], g[1], planes, dscores);
-    const int64_t to = key / 16 * strip->probs.outer + square->first / 32 * strip->probs.inner +
-                       key % 16 * 64;
-    for (int plane = 0; plane < planes; plane++) {
-        _mm512_store_si512(strip->probs.data + to + plane * strip->probs.plane, probs[plane]);
-        _mm512_store_si512(strip->dscores.data + to + plane * strip->dscores.plane, dscores[plane]);
+    for (int i = 0; i < 2; i++) {
+        split_pair(p[2 * i], p[2 * i + 1], planes, probs[i]);
+        split_pair(g[2 * i], g[2 * i + 1], planes, dscores[i]);
     }
 }
 
-VEC_INLINE void square_gradients(const square_t *square, const int planes, const int masked)
+/* Rows key and key + 1 into the operands, which start at this square. */
+VEC_INLINE void store_pair(char *probs, char *dscores, char *dscores_right,
+                           const attention_strip_t *strip, __m512i p[2][2], __m512i g[2][2],
+                           const int planes)
 {
-    const attention_operand_t right = square->strip->dscores_right;
-    for (int64_t key = 0; key < 32; key += 2) {
-        char *to = right.data + square->first / 16 * right.outer + key * 32;
-        __m512i even[2], odd[2];
-        square_row(square, key, planes, masked, even);
-        square_row(square, key + 1, planes, masked, odd);
-        for (int plane = 0; plane < planes; plane++, to += right.plane) {
-            _mm512_store_si512(to, _mm512_unpacklo_epi16(even[plane], odd[plane]));
-            _mm512_store_si512(to + right.outer, _mm512_unpackhi_epi16(even[plane], odd[plane]));
+    const int64_t right = strip->dscores_right.outer;
+    for (int plane = 0; plane < planes; plane++) {
+        for (int i = 0; i < 2; i++) {
+            _mm512_store_si512(probs + 64 * i, p[i][plane]);
+            _mm512_store_si512(dscores + 64 * i, g[i][plane]);
         }
+        _mm512_store_si512(dscores_right, _mm512_unpacklo_epi16(g[0][plane], g[1][plane]));
+        _mm512_store_si512(dscores_right + right, _mm512_unpackhi_epi16(g[0][plane], g[1][plane]));
+        probs += strip->probs.plane;
+        dscores += strip->dscores.plane;
+        dscores_right += strip->dscores_right.plane;
     }
 }
 
-VEC_INLINE void gradients_as(const attention_strip_t *strip, const int planes)
+VEC_INLINE void square_gradients(attention_queue_t *queue, attention_strip_t strip, int64_t first,
+                                 const int planes, const int masked)
+{
+    square_t square = {.scores = strip.scores + first,
+                       .dprobs = strip.dprobs + first,
+                       .ld = strip.ld,
+                       .c = attention_splat(strip.scale * ATTENTION_LOG2_E),
+                       .scale = attention_splat(strip.scale)};
+    for (int i = 0; i < 2; i++) {
+        square.minus_lse[i] = vec_load_f32(strip.minus_lse + first + 16 * i, 16);
+        square.minus_delta[i] = -vec_load_f32(strip.delta + first + 16 * i, 16);
+    }
+    char *probs = strip.probs.data + first / 32 * strip.probs.inner;
+    char *dscores = strip.dscores.data + first / 32 * strip.dscores.inner;
+    char *right = strip.dscores_right.data + first / 16 * strip.dscores_right.outer;
+    for (int64_t key = 0; key < 32; key += 2) {
+        const int64_t row = key / 16 * strip.probs.outer + key % 16 * 64;
+        __m512i p[2][2], g[2][2];
+        square_rows(&square, key, planes, masked, p, g);
+        store_pair(probs + row, dscores + row, right + key * 32, &strip, p, g, planes);
+        MEMORY_FENCE();
+        run_piece(queue, planes);
+    }
+}
+
+VEC_INLINE void gradients_as(attention_queue_t *queue, const attention_strip_t *strip,
+                             const int planes)
 {
     for (int64_t q = 0; q < strip->columns; q += 32) {
-        square_t square = {.strip = strip, .first = q};
-        for (int i = 0; i < 2; i++) {
-            square.minus_lse[i] = vec_load_f32(strip->minus_lse + q + 16 * i, 16);
-            square.delta[i] = vec_load_f32(strip->delta + q + 16 * i, 16);
-        }
         if (strip->diagonal && q == 0)
-            square_gradients(&square, planes, 1);
+            square_gradients(queue, *strip, q, planes, 1);
         else
-            square_gradients(&square, planes, 0);
+            square_gradients(queue, *strip, q, planes, 0);
     }
 }
 
-void attention_tiles_gradients(const attention_shape_t *shape, const attention_strip_t *strip)
+void attention_tiles_gradients(attention_queue_t *queue, const attention_strip_t *strip)
 {
-    if (shape->planes == 1)
-        gradients_as(strip, 1);
+    if (queue->shape->planes == 1)
+        gradients_as(queue, strip, 1);
     else
-        gradients_as(strip, 2);
+        gradients_as(queue, strip, 2);
+    MEMORY_FENCE();
 }
 
 #endif

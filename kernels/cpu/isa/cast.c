@@ -1,12 +1,15 @@
-/* Conversion of arrays. FP64 is no type of a run; it takes the shared conversion, piece by piece. */
+/* Conversion of arrays. FP64 is no type of a run; it takes the shared conversion, piece by
+ * piece. */
 #include "elementwise.h"
 #include "vec.h"
 
 VEC_INLINE void cast_range(const mpt_cast_t *a, mpt_dtype_t dst, mpt_dtype_t src, int64_t i,
                            int64_t end)
 {
-    for (; i + VEC_LANES <= end; i += VEC_LANES)
+    for (; i + VEC_LANES <= end; i += VEC_LANES) {
+        vec_prefetch(a->src, src, i);
         vec_store(a->dst, dst, i, VEC_LANES, vec_load(a->src, src, i, VEC_LANES));
+    }
     if (i < end) {
         const int lanes = (int)(end - i);
         vec_store(a->dst, dst, i, lanes, vec_load(a->src, src, i, lanes));

@@ -1,6 +1,6 @@
 /*
- * Embedding: rows of the token table plus rows of the position table, and their gradients. Forward is cut over
- * rows; backward over columns, because a token may stand in any number of rows and each
+ * Embedding: rows of the token table plus rows of the position table, and their gradients. Forward
+ * is cut over rows; backward over columns, because a token may stand in any number of rows and each
  * gradient element must see its additions in row order.
  */
 #include "elementwise.h"

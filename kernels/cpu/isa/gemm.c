@@ -1,3 +1,4 @@
+#include <limits.h>
 #include "gemm_plan.h"
 #include "log.h"
 #include "pool.h"
@@ -11,17 +12,17 @@ typedef struct round {
     int64_t n0, n_count, k0, k_count;
 } round_t;
 
-/* One task at work on its block of C. */
+/* One task at work on its block of C. Rows and columns are those of C. */
 typedef struct block {
     const round_t *r;
-    int64_t m0, m_count;
-    int64_t n0, n_count; /* columns of C, absolute */
-    char *group;         /* packed rows of A */
-    float *sums;         /* tiles kept between slices; NULL where there is one slice */
-    int64_t pitch;       /* tiles in a row of them */
-    float *tiles;        /* two, used in turn where there is one slice */
-    int turn;
-    gemm_store_t pending; /* the last finished tile; none where rows is 0 */
+    int64_t m0, m_count, n0, n_count;
+    int64_t row_block; /* first row of the row block at work */
+    char *group;       /* packed rows of A */
+    float *tiles;      /* of C: see gemm_plan.h, or the carry */
+    int64_t pitch;     /* tiles in a row of a row block */
+    int64_t turn;      /* tiles, or row blocks, begun so far: which of the buffers is next */
+    gemm_drain_t drain;
+    int drain_limit;   /* complete tiles that may wait at most */
 } block_t;
 
 static int64_t min64(int64_t a, int64_t b)
@@ -82,45 +83,43 @@ static void add_group_sums(const block_t *b, int64_t row, int64_t rows, int64_t 
 
 /* ---- products ---------------------------------------------------------------------------------- */
 
-static void finish_pending(block_t *b)
-{
-    gemm_store_some(&b->pending, b->pending.rows);
-    b->pending.rows = 0;
-}
-
 static float *tile_at(block_t *b, int64_t row, int64_t strip)
 {
-    const gemm_kernel_t *kernel = b->r->plan.kernel;
+    const gemm_plan_t *p = &b->r->plan;
+    const gemm_kernel_t *kernel = p->kernel;
     int64_t size = (int64_t)kernel->mr * kernel->nr;
-    if (b->sums)
-        return b->sums + ((row - b->m0) / kernel->mr * b->pitch + strip) * size;
-    b->turn ^= 1;
-    return b->tiles + b->turn * size;
+    if (p->carry_bytes)
+        return b->tiles + (row / kernel->mr * b->pitch + strip) * size;
+    if (p->row_blocks == 0)
+        return b->tiles + b->turn++ % GEMM_RING * size;
+    float *row_block = b->tiles + b->turn % p->row_blocks * p->mc * p->nc;
+    return row_block + ((row - b->row_block) / kernel->mr * b->pitch + strip) * size;
 }
 
-/* One tile over one slice: row and column absolute, strip counted within the block. */
+static void complete_tile(block_t *b, const float *tile, int64_t row, int64_t column)
+{
+    const gemm_kernel_t *kernel = b->r->plan.kernel;
+    const gemm_done_t done = {.tile = tile,
+                              .rows = (int)min64(kernel->mr, b->m0 + b->m_count - row),
+                              .columns = (int)min64(kernel->nr, b->n0 + b->n_count - column),
+                              .row = row,
+                              .column = column};
+    gemm_drain_push(&b->drain, &done);
+    gemm_drain_rows(&b->drain, INT_MAX, b->drain_limit);
+}
+
+/* One tile over one slice; the strip is counted within the block. */
 static void multiply_tile(block_t *b, const char *panel_a, int64_t row, int64_t strip, int64_t k,
                           int64_t k_count)
 {
     const round_t *r = b->r;
     const gemm_kernel_t *kernel = r->plan.kernel;
     int64_t column = b->n0 + strip * kernel->nr;
-    int64_t round_strip = (column - r->n0) / kernel->nr;
     float *c = tile_at(b, row, strip);
-    kernel->multiply(panel_a, panel_of_b(r, k, k_count, round_strip),
-                     gemm_ceil(k_count, kernel->k_step), c, r->k0 + k > 0,
-                     b->pending.rows ? &b->pending : NULL);
-    finish_pending(b);
-    if (r->k0 + k + k_count < r->g->k)
-        return;
-    b->pending = (gemm_store_t){.out = &r->g->out,
-                                .store_row = r->store_row,
-                                .tile = c,
-                                .pitch = kernel->nr,
-                                .rows = (int)min64(kernel->mr, b->m0 + b->m_count - row),
-                                .columns = (int)min64(kernel->nr, b->n0 + b->n_count - column),
-                                .row = row,
-                                .column = column};
+    kernel->multiply(panel_a, panel_of_b(r, k, k_count, (column - r->n0) / kernel->nr),
+                     gemm_ceil(k_count, kernel->k_step), c, r->k0 + k > 0, &b->drain);
+    if (r->k0 + k + k_count == r->g->k)
+        complete_tile(b, c, row, column);
 }
 
 static void multiply_group(block_t *b, int64_t row, int64_t rows, int64_t k, int64_t k_count)
@@ -133,49 +132,75 @@ static void multiply_group(block_t *b, int64_t row, int64_t rows, int64_t k, int
             multiply_tile(b, b->group + i / kernel->mr * panel_bytes, row + i, strip, k, k_count);
 }
 
-static void multiply_slice(block_t *b, int64_t k, int64_t k_count)
+static void multiply_slice(block_t *b, int64_t rows, int64_t k, int64_t k_count)
 {
     const gemm_plan_t *p = &b->r->plan;
-    for (int64_t i = 0; i < b->m_count; i += p->group) {
-        int64_t rows = min64(p->group, b->m_count - i);
-        pack_group(b, b->m0 + i, rows, k, k_count);
-        add_group_sums(b, b->m0 + i, rows, k_count);
-        multiply_group(b, b->m0 + i, rows, k, k_count);
+    for (int64_t i = 0; i < rows; i += p->group) {
+        int64_t row = b->row_block + i, count = min64(p->group, rows - i);
+        pack_group(b, row, count, k, k_count);
+        add_group_sums(b, row, count, k_count);
+        multiply_group(b, row, count, k, k_count);
     }
 }
 
-/* Where the block's sums stay between slices: the thread's scratch, or, between rounds, the carry. */
-static void place_sums(block_t *b, char *thread_scratch)
+static void multiply_row_block(block_t *b, int64_t row, int64_t rows)
+{
+    const gemm_plan_t *p = &b->r->plan;
+    b->row_block = row;
+    for (int64_t k = 0; k < b->r->k_count; k += p->kc)
+        multiply_slice(b, rows, k, min64(p->kc, b->r->k_count - k));
+    if (p->row_blocks == 1)
+        gemm_drain_rows(&b->drain, INT_MAX, 0);
+    b->turn += p->row_blocks > 0;
+}
+
+static void place_tiles(block_t *b, char *thread_scratch)
 {
     const round_t *r = b->r;
     const gemm_plan_t *p = &r->plan;
     const gemm_kernel_t *kernel = p->kernel;
     b->group = thread_scratch;
-    b->tiles = (float *)(thread_scratch + p->group_bytes + p->block_bytes);
-    if (p->carry_bytes) {
-        int64_t first = b->m0 / kernel->mr * (p->ns / kernel->nr) + (b->n0 - r->n0) / kernel->nr;
-        b->sums = (float *)(r->scratch + p->b_bytes) + first * kernel->mr * kernel->nr;
-        b->pitch = p->ns / kernel->nr;
-    } else if (p->block_bytes) {
-        b->sums = (float *)(thread_scratch + p->group_bytes);
-        b->pitch = p->nc / kernel->nr;
-    }
+    b->tiles = (float *)(thread_scratch + p->group_bytes);
+    b->pitch = p->nc / kernel->nr;
+    if (!p->carry_bytes)
+        return;
+    b->tiles = (float *)(r->scratch + p->b_bytes) + (b->n0 - r->n0) * kernel->mr;
+    b->pitch = p->ns / kernel->nr;
+}
+
+/* How far storing may lag behind: by two tiles in a ring, by one of two row blocks. */
+static void set_up_drain(block_t *b)
+{
+    const gemm_plan_t *p = &b->r->plan;
+    const gemm_kernel_t *kernel = p->kernel;
+    int64_t slices = gemm_ceil(b->r->k_count, p->kc);
+    b->drain.out = &b->r->g->out;
+    b->drain.store_row = b->r->store_row;
+    b->drain.pitch = kernel->nr;
+    b->drain.keep = 2;
+    b->drain.rows_a_call = kernel->mr;
+    b->drain_limit = kernel->drains ? 2 : 0;
+    if (!kernel->drains || p->row_blocks != 2)
+        return;
+    b->drain.rows_a_call = (int)gemm_ceil(kernel->mr, slices);
+    b->drain_limit = (int)(p->mc / kernel->mr * gemm_ceil(b->n_count, kernel->nr));
 }
 
 static void block_task(void *ctx, int task, int worker)
 {
     const round_t *r = ctx;
     const gemm_plan_t *p = &r->plan;
-    int64_t blocks_down = gemm_ceil(r->g->a.count, p->mc);
-    block_t b = {.r = r, .m0 = task % blocks_down * p->mc, .n0 = r->n0 + task / blocks_down * p->nc};
-    b.m_count = min64(p->mc, r->g->a.count - b.m0);
+    int64_t tasks_down = gemm_ceil(r->g->a.count, p->height);
+    block_t b = {.r = r, .m0 = task % tasks_down * p->height, .n0 = r->n0 + task / tasks_down * p->nc};
+    b.m_count = min64(p->height, r->g->a.count - b.m0);
     b.n_count = min64(p->nc, r->n0 + r->n_count - b.n0);
-    place_sums(&b, r->scratch + p->b_bytes + p->carry_bytes + (size_t)worker * p->thread_bytes);
+    place_tiles(&b, r->scratch + p->b_bytes + p->carry_bytes + (size_t)worker * p->thread_bytes);
+    set_up_drain(&b);
     if (p->kernel->begin)
         p->kernel->begin();
-    for (int64_t k = 0; k < r->k_count; k += p->kc)
-        multiply_slice(&b, k, min64(p->kc, r->k_count - k));
-    finish_pending(&b);
+    for (int64_t i = 0; i < b.m_count; i += p->mc)
+        multiply_row_block(&b, b.m0 + i, min64(p->mc, b.m_count - i));
+    gemm_drain_rows(&b.drain, INT_MAX, 0);
     if (p->kernel->end)
         p->kernel->end();
 }
@@ -184,7 +209,7 @@ static void run_round(round_t *r, mpt_pool_t *pool)
 {
     const gemm_plan_t *p = &r->plan;
     int64_t slices = gemm_ceil(r->k_count, p->kc);
-    int64_t blocks = gemm_ceil(r->g->a.count, p->mc) * gemm_ceil(r->n_count, p->nc);
+    int64_t blocks = gemm_ceil(r->g->a.count, p->height) * gemm_ceil(r->n_count, p->nc);
     mpt_pool_run(pool, pack_task, r, (int)(slices * strips_in_round(r)));
     mpt_pool_run(pool, block_task, r, (int)blocks);
 }

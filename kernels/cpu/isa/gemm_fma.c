@@ -98,9 +98,9 @@ VEC_INLINE vec_t broadcast(float value)
 }
 
 static void multiply(const void *a, const void *b, int64_t steps, float *c, int load,
-                     gemm_store_t *pending)
+                     gemm_drain_t *drain)
 {
-    (void)pending;
+    (void)drain;
     const float *pa = a, *pb = b;
     vec_t sum[MR][3];
 #pragma GCC unroll 8
@@ -147,6 +147,7 @@ const gemm_kernel_t gemm_fma_kernel = {
     .kc = 256,
     .nc = 768,
     .group = 192,
+    .near = 1 << 20,
     .pack_a = pack_a,
     .pack_b = pack_b,
     .multiply = multiply,

@@ -27,11 +27,13 @@ typedef struct gemm_kernel {
     int64_t kc_whole; /* a contraction up to this long is one slice */
     int64_t kc, nc;   /* longest slice otherwise, widest block */
     int64_t group;    /* rows of A packed at once, a multiple of mr */
+    int64_t near;     /* bytes of packed B that stay in the second-level cache beside everything else */
     gemm_pack_t pack_a, pack_b;
-    /* c[mr][nr] = (load ? c : 0) + panel product, over `steps` steps. Meanwhile, `pending` (an earlier
-     * tile, or NULL) may be stored: what is left of it is the caller's to finish. */
+    /* c[mr][nr] = (load ? c : 0) + panel product, over `steps` steps. A kernel that `drains` stores
+     * drain->rows_a_call rows of earlier tiles meanwhile. */
     void (*multiply)(const void *a, const void *b, int64_t steps, float *c, int load,
-                     gemm_store_t *pending);
+                     gemm_drain_t *drain);
+    int drains;
     /* sums[i] += the sum of row i of a packed panel of A, for i < rows. */
     void (*add_row_sums)(const void *a, int64_t steps, float *sums, int rows);
     void (*begin)(void); /* around a task, on its thread; NULL: nothing to do */

@@ -1,9 +1,15 @@
 /*
- * How a product is cut: block sizes and where things lie in scratch (gemm.h draws the levels). Pure
- * functions. Slices and rounds depend on the shape alone; only the blocks' height depends on the threads.
+ * How a product is cut: sizes, and where things lie in scratch (gemm.h draws the levels). Pure functions.
+ * Slices, row blocks and rounds depend on the shape alone; only the tasks' height depends on the threads.
  *
  *     scratch: packed B of a round | sums carried between rounds | thread 0 | thread 1 | ...
- *     thread:  group of A | block of C | two tiles
+ *     thread:  group of A | tiles of C
+ *
+ * A thread's tiles of C:
+ *     one slice             a ring of GEMM_RING tiles
+ *     B near, some slices   two row blocks of one group: one is stored while the other is summed
+ *     B far                 one row block, as high as the second-level cache allows: each pass over it
+ *                           fetches a slice of B anew
  */
 #ifndef MPT_CPU_GEMM_PLAN_H
 #define MPT_CPU_GEMM_PLAN_H
@@ -13,13 +19,17 @@
 #define gemm_plan_build MPT_LEVEL_NAME(mpt_cpu_gemm_plan_build)
 #define gemm_plan_bound MPT_LEVEL_NAME(mpt_cpu_gemm_plan_bound)
 
+#define GEMM_RING 4
+
 typedef struct gemm_plan {
     const gemm_kernel_t *kernel;
     int threads;
-    int64_t mc, nc, kc; /* block of C, slice of the contraction */
+    int64_t height, nc; /* a task: rows and columns of C */
+    int64_t mc, kc;     /* row block within a task; slice of the contraction */
     int64_t ns, ks;     /* round; ks < k: sums are carried from round to round */
     int64_t group;      /* rows of A packed at once */
-    size_t b_bytes, carry_bytes, group_bytes, block_bytes, thread_bytes, bytes;
+    int row_blocks;     /* of tiles in a thread's scratch: 0 (a ring), 1 or 2 */
+    size_t b_bytes, carry_bytes, group_bytes, tile_bytes, thread_bytes, bytes;
 } gemm_plan_t;
 
 /** Cut m x n x k for `threads` threads. */

@@ -128,3 +128,28 @@ gemm_store_row_t gemm_store_row_function(const gemm_output_t *out)
         return out->compute == MPT_BF16 ? widen_bf16 : widen_f16;
     return same_type[out->finish][out->compute];
 }
+
+void gemm_drain_rows(gemm_drain_t *d, int count, int keep)
+{
+    while (count > 0 && d->count > keep) {
+        const gemm_done_t *t = &d->tiles[d->first];
+        const int left = t->rows - d->next;
+        const int end = d->next + (count < left ? count : left);
+        count -= end - d->next;
+        for (; d->next < end; d->next++)
+            d->store_row(d->out, t->tile + (int64_t)d->next * d->pitch, t->row + d->next, t->column,
+                         t->columns);
+        if (d->next < t->rows)
+            return;
+        d->next = 0;
+        d->first = (d->first + 1) % GEMM_DRAIN_TILES;
+        d->count--;
+    }
+}
+
+void gemm_drain_push(gemm_drain_t *d, const gemm_done_t *done)
+{
+    if (d->count == GEMM_DRAIN_TILES)
+        gemm_drain_rows(d, d->tiles[d->first].rows - d->next, 0);
+    d->tiles[(d->first + d->count++) % GEMM_DRAIN_TILES] = *done;
+}

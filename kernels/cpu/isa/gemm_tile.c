@@ -162,33 +162,36 @@ VEC_INLINE void add_products(void)
     _tile_dpbf16ps(3, 5, 7);
 }
 
-/* Rows of the pending tile to store in each step, so that all are stored by the last. */
-static int rows_a_step(const gemm_store_t *pending, int64_t steps)
+/* Share of the drain's rows that is due in this step; `credit` carries the remainder to the next. */
+VEC_INLINE void drain_step(gemm_drain_t *drain, int64_t steps, int64_t *credit)
 {
-    return pending ? (int)((pending->rows - pending->next + steps - 4) / (steps-3)) : 0;
+    *credit += drain->rows_a_call;
+    while (*credit >= steps) {
+        gemm_drain_rows(drain, 1, drain->keep);
+        *credit -= steps;
+    }
 }
 
 static void multiply_bf16(const void *a, const void *b, int64_t steps, float *c, int load,
-                          gemm_store_t *pending)
+                          gemm_drain_t *drain)
 {
     const char *pa = a, *pb = b;
-    const int rows = rows_a_step(pending, steps);
+    int64_t credit = 0;
     start_sums(c, load);
     for (int64_t s = 0; s < steps; s++, pa += STEP_BYTES, pb += STEP_BYTES) {
         load_a(pa);
         load_b(pb);
         add_products();
-        if (rows && s >= 3)
-            gemm_store_some(pending, rows);
+        drain_step(drain, steps, &credit);
     }
     store_sums(c);
 }
 
 static void multiply_f16(const void *a, const void *b, int64_t steps, float *c, int load,
-                         gemm_store_t *pending)
+                         gemm_drain_t *drain)
 {
     const char *pa = a, *pb = b;
-    const int rows = rows_a_step(pending, steps);
+    int64_t credit = 0;
     start_sums(c, load);
     for (int64_t s = 0; s < steps; s++, pa += 2 * STEP_BYTES, pb += 2 * STEP_BYTES) {
         load_a(pa);
@@ -198,8 +201,7 @@ static void multiply_f16(const void *a, const void *b, int64_t steps, float *c, 
         add_products();
         load_a(pa + STEP_BYTES);
         add_products();
-        if (rows && s >= 3)
-            gemm_store_some(pending, rows);
+        drain_step(drain, steps, &credit);
     }
     store_sums(c);
 }
@@ -245,10 +247,12 @@ const gemm_kernel_t gemm_tile_bf16_kernel = {
     .nr = NR,
     .k_step = PAIRS_DEPTH,
     .unit_bytes = 64,
-    .kc_whole = 1024,
+    .kc_whole = 640,
     .kc = 512,
     .nc = 768,
     .group = 32,
+    .near = 1280 << 10,
+    .drains = 1,
     .pack_a = pack_a_bf16,
     .pack_b = pack_b_bf16,
     .multiply = multiply_bf16,
@@ -262,10 +266,12 @@ const gemm_kernel_t gemm_tile_f16_kernel = {
     .nr = NR,
     .k_step = PAIRS_DEPTH,
     .unit_bytes = 128,
-    .kc_whole = 512,
+    .kc_whole = 320,
     .kc = 256,
     .nc = 768,
     .group = 32,
+    .near = 1280 << 10,
+    .drains = 1,
     .pack_a = pack_a_f16,
     .pack_b = pack_b_f16,
     .multiply = multiply_f16,

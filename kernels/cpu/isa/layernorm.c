@@ -1,9 +1,10 @@
 /*
- * LayerNorm with the residual addition fused in. Forward is cut over rows: each takes three passes that
- * all but the first find in L1 (sum and mean, variance, output), the variance of differences from the mean.
+ * LayerNorm with the residual addition fused in. Forward is cut over rows: each takes three passes
+ * that all but the first find in L1 (sum and mean, variance, output), the variance of differences
+ * from the mean.
  *
- * Backward is cut into a fixed number of row chunks. Each chunk sums dgamma and dbeta of its rows, in order,
- * into scratch; then the chunks are added in order, cut over columns:
+ * Backward is cut into a fixed number of row chunks. Each chunk sums dgamma and dbeta of its rows,
+ * in order, into scratch; then the chunks are added in order, cut over columns:
  *
  *     scratch: [CHUNKS][2][padded dim] FP32, dgamma before dbeta
  */
@@ -28,7 +29,8 @@ size_t cpu_layernorm_scratch_bytes(int64_t dim)
     return (size_t)(CHUNKS * 2 * padded(dim)) * sizeof(float);
 }
 
-/* ---- forward ----------------------------------------------------------------------------------- */
+/* ---- forward
+ * ----------------------------------------------------------------------------------- */
 
 /* One row's arrays, at the row's start. */
 typedef struct forward_row {
@@ -39,7 +41,9 @@ typedef struct forward_row {
 VEC_INLINE vec_t add_residual(const forward_row_t *row, mpt_dtype_t dtype, int64_t i, int lanes)
 {
     vec_t value = vec_load(row->x, dtype, i, lanes);
+    vec_prefetch(row->x, dtype, i);
     if (row->delta) {
+        vec_prefetch(row->delta, dtype, i);
         value = vec_round(value + vec_load(row->delta, dtype, i, lanes), dtype);
         vec_store(row->sum, dtype, i, lanes, value);
     }
@@ -86,6 +90,7 @@ VEC_INLINE float row_rstd(const char *sum, int64_t dim, mpt_dtype_t dtype, float
 VEC_INLINE void normalise(const mpt_layernorm_forward_t *a, const forward_row_t *row, float mean,
                           float rstd, mpt_dtype_t dtype, int64_t i, int lanes)
 {
+    vec_prefetch(row->y, dtype, i);
     const vec_t xhat = (vec_load(row->sum, dtype, i, lanes) - mean) * rstd;
     const vec_t gamma = vec_load(a->gamma, dtype, i, lanes);
     const vec_t beta = vec_load(a->beta, dtype, i, lanes);
@@ -137,7 +142,8 @@ mpt_status_t cpu_layernorm_forward(mpt_kernels_t *k, const mpt_layernorm_forward
     return MPT_OK;
 }
 
-/* ---- backward ---------------------------------------------------------------------------------- */
+/* ---- backward
+ * ---------------------------------------------------------------------------------- */
 
 typedef struct backward {
     const mpt_layernorm_backward_t *a;
@@ -152,9 +158,11 @@ typedef struct backward_row {
     vec_t sum_g, sum_gx; /* of dy * gamma, and of that times xhat */
 } backward_row_t;
 
-VEC_INLINE void add_gradients(const mpt_layernorm_backward_t *a, backward_row_t *row,
-                              float *dgamma, float *dbeta, mpt_dtype_t dtype, int64_t i, int lanes)
+VEC_INLINE void add_gradients(const mpt_layernorm_backward_t *a, backward_row_t *row, float *dgamma,
+                              float *dbeta, mpt_dtype_t dtype, int64_t i, int lanes)
 {
+    vec_prefetch(row->dy, dtype, i);
+    vec_prefetch(row->x, dtype, i);
     const vec_t dy = vec_load(row->dy, dtype, i, lanes);
     const vec_t xhat = (vec_load(row->x, dtype, i, lanes) - row->mean) * row->rstd;
     const vec_t g = dy * vec_load(a->gamma, dtype, i, lanes);
@@ -170,8 +178,10 @@ VEC_INLINE void input_gradient(const mpt_layernorm_backward_t *a, const backward
     const vec_t xhat = (vec_load(row->x, dtype, i, lanes) - row->mean) * row->rstd;
     const vec_t g = vec_load(row->dy, dtype, i, lanes) * vec_load(a->gamma, dtype, i, lanes);
     vec_t dx = vec_fma(-xhat, vec_set(mean_gx), g - mean_g) * row->rstd;
-    if (row->dres)
+    if (row->dres) {
+        vec_prefetch(row->dres, dtype, i);
         dx += vec_load(row->dres, dtype, i, lanes);
+    }
     vec_store(row->dx, dtype, i, lanes, dx);
 }
 

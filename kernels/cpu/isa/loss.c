@@ -1,18 +1,17 @@
 /*
  * Softmax and cross-entropy, one row at a time, in two passes: the first reads the row from memory,
- * block by block, and keeps a running maximum and the sum of exp beneath it (Milakov and Gimelshein 2018);
- * the second finds the row in L2 and writes dlogits. Sums within a block are FP32, over blocks FP64.
+ * block by block, and keeps a running maximum and the sum of exp beneath it (Milakov and Gimelshein
+ * 2018); the second finds the row in L2 and writes dlogits. Sums within a block are FP32, over
+ * blocks FP64.
  */
 #include "elementwise.h"
 #include "vec.h"
 #include <float.h>
 #include <math.h>
 
-/* Elements of a block: read twice from L1, once for the maximum and once for the sum; while summing, the next
- * block is asked for, so that memory and arithmetic overlap. */
+/* Elements of a block: read twice from L1, once for the maximum and once for the sum; while
+ * summing, the next block is asked for, so that memory and arithmetic overlap. */
 #define BLOCK 2048
-/* Elements ahead of which dlogits' lines are asked for. */
-#define AHEAD 512
 /* Independent chains of a block's maximum and sum. */
 #define CHAINS 4
 
@@ -31,8 +30,8 @@ static float block_max(const float *x, int64_t count, float floor)
     for (; i + CHAINS * VEC_LANES <= count; i += CHAINS * VEC_LANES)
         for (int c = 0; c < CHAINS; c++)
             largest[c] = vec_max(vec_load_f32(x + i + c * VEC_LANES, VEC_LANES), largest[c]);
-    float max = vec_max_lane(
-        vec_max(vec_max(largest[0], largest[1]), vec_max(largest[2], largest[3])));
+    float max =
+        vec_max_lane(vec_max(vec_max(largest[0], largest[1]), vec_max(largest[2], largest[3])));
     for (; i < count; i++)
         max = x[i] > max ? x[i] : max;
     return max;
@@ -57,7 +56,8 @@ static float block_sum(const float *x, int64_t count, float max)
     return vec_sum((total[0] + total[1]) + (total[2] + total[3]));
 }
 
-/* The maximum starts at the lowest finite number, not at -inf, so that a block of -inf adds zeros, not NaN. */
+/* The maximum starts at the lowest finite number, not at -inf, so that a block of -inf adds
+ * zeros, not NaN. */
 static softmax_t row_softmax(const float *x, int64_t count)
 {
     softmax_t softmax = {-FLT_MAX, 0.0};
@@ -80,7 +80,7 @@ VEC_INLINE void row_gradient(const mpt_loss_t *a, const float *x, int64_t row, s
     const float scale = (float)((double)a->seed / softmax.sum), max = softmax.max;
     int64_t i = 0;
     for (; i + VEC_LANES <= a->vocab; i += VEC_LANES) {
-        __builtin_prefetch(out + (size_t)(i + AHEAD) * bytes, 1);
+        vec_prefetch(out, dtype, i);
         vec_store(out, dtype, i, VEC_LANES, vec_exp(vec_load_f32(x + i, VEC_LANES) - max) * scale);
     }
     if (i < a->vocab) {
@@ -118,7 +118,8 @@ static void loss_task(void *ctx, int task, int worker)
         loss_row(a, row);
 }
 
-/* Each loss is added to *loss_sum itself, so that the sum does not depend on how callers cut rows into calls. */
+/* Each loss is added to *loss_sum itself, so that the sum does not depend on how callers cut
+ * rows into calls. */
 mpt_status_t cpu_loss(mpt_kernels_t *k, const mpt_loss_t *a, mpt_stream_t *s)
 {
     (void)s;

@@ -1,12 +1,12 @@
 /*
  * FP32 vectors at the width of the instruction level that a file is compiled for: 4, 8 or 16 lanes.
- * Arithmetic is the compiler's own on vec_t (+ - * /); this header adds what the operators lack: loads
- * and stores of F32, BF16 and F16 arrays with the conversions of numeric.h bit for bit, tails that touch
- * no byte outside their array, fused multiply-add, square root, folds, exp.
+ * Arithmetic is the compiler's own on vec_t (+ - * /); this header adds what the operators lack:
+ * loads and stores of F32, BF16 and F16 arrays with the conversions of numeric.h bit for bit, tails
+ * that touch no byte outside their array, fused multiply-add, square root, folds, exp.
  *
- * Functions that take `lanes` handle the first `lanes` elements (1 to VEC_LANES); lanes past them load
- * as zero and are not stored. Called with the constant VEC_LANES they are one instruction or two.
- * Pure functions; round to nearest even is assumed to be the rounding mode.
+ * Functions that take `lanes` handle the first `lanes` elements (1 to VEC_LANES); lanes past them
+ * load as zero and are not stored. Called with the constant VEC_LANES they are one instruction or
+ * two. Pure functions; round to nearest even is assumed to be the rounding mode.
  */
 #ifndef MPT_CPU_VEC_H
 #define MPT_CPU_VEC_H
@@ -18,10 +18,12 @@
 #elif defined(MPT_LEVEL_AVX2)
 #include <immintrin.h>
 #define VEC_LANES 8
-#else
+#elif defined(MPT_LEVEL_AVX512) || defined(MPT_LEVEL_AVX512_BF16) || defined(MPT_LEVEL_AMX)
 #include <immintrin.h>
 #define VEC_LANES 16
 #define VEC_AVX512 1
+#else
+#error "vec.h is for files that are compiled for one instruction level"
 #endif
 
 #define VEC_INLINE static inline __attribute__((always_inline, unused))
@@ -34,11 +36,12 @@ typedef uint16_t vec_u16_t __attribute__((vector_size(2 * VEC_LANES)));
 #define VEC_F64_LANES (VEC_LANES / 2)
 typedef double vec_f64_t __attribute__((vector_size(8 * VEC_F64_LANES)));
 
-/* ---- arithmetic -------------------------------------------------------------------------------- */
+/* ---- arithmetic
+ * -------------------------------------------------------------------------------- */
 
 VEC_INLINE vec_t vec_set(float value)
 {
-    return (vec_t){0} + value;
+    return value - (vec_t){0}; /* exact for -0 too */
 }
 
 VEC_INLINE vec_u32_t vec_set_u32(uint32_t value)
@@ -168,9 +171,11 @@ VEC_INLINE int32_t vec_max_lane_i32(vec_i32_t x)
     return largest;
 }
 
-/* ---- conversions ------------------------------------------------------------------------------- */
+/* ---- conversions
+ * ------------------------------------------------------------------------------- */
 
-/* Conversions name their instruction where the compiler's own goes through quarters or single lanes. */
+/* Conversions name their instruction where the compiler's own goes through quarters or single
+ * lanes. */
 
 /** The lower half of the lanes as doubles. */
 VEC_INLINE vec_f64_t vec_widen_low(vec_t x)
@@ -231,11 +236,10 @@ VEC_INLINE vec_u32_t vec_round_bf16(vec_t value)
 #if defined(VEC_AVX512)
     const __m512i bits = (__m512i)value, below = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
     const __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x00010000));
-    const __m512i rounded =
-        _mm512_mask_add_epi32(below, odd, below, _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_mask_add_epi32(below, odd, below, _mm512_set1_epi32(1));
     /* The table says: where `value` is a NaN, that NaN made quiet; else what was rounded. */
-    return (vec_u32_t)_mm512_fixupimm_ps((__m512)rounded, (__m512)value,
-                                         _mm512_set1_epi32(0x22), 0);
+    return (vec_u32_t)_mm512_fixupimm_ps((__m512)rounded, (__m512)value, _mm512_set1_epi32(0x22),
+                                         0);
 #else
     const vec_u32_t bits = (vec_u32_t)value;
     const vec_u32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
@@ -279,8 +283,7 @@ VEC_INLINE vec_u16_t vec_to_f16(vec_t value)
 #else
     const vec_u32_t bits = (vec_u32_t)value;
     const vec_u32_t magnitude = bits & 0x7fffffffu;
-    const vec_u32_t normal =
-        (magnitude - (112u << 23) + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
+    const vec_u32_t normal = (magnitude - (112u << 23) + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
     /* Adding 0.5 puts the last place of the sum at 2^-24, that of FP16's subnormals. */
     const vec_u32_t subnormal = (vec_u32_t)((vec_t)magnitude + 0.5f) - 0x3f000000u;
     const vec_u32_t quiet = 0x7e00u | ((magnitude >> 13) & 0x03ffu);
@@ -292,7 +295,8 @@ VEC_INLINE vec_u16_t vec_to_f16(vec_t value)
 #endif
 }
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory
+ * ------------------------------------------------------------------------------------ */
 
 #if defined(VEC_AVX512)
 VEC_INLINE __mmask16 vec_mask(int lanes)
@@ -362,6 +366,16 @@ VEC_INLINE vec_t vec_load(const void *array, mpt_dtype_t dtype, int64_t first, i
     return dtype == MPT_BF16 ? vec_from_bf16(bits) : vec_from_f16(bits);
 }
 
+/* Bytes from an element to the one worth asking for while it is worked on. */
+#define VEC_AHEAD 2048
+
+/** Ask for what a pass from front to back will reach soon; may lie past the array's end. */
+VEC_INLINE void vec_prefetch(const void *array, mpt_dtype_t dtype, int64_t i)
+{
+    const uintptr_t bytes = dtype == MPT_F32 ? 4 : 2;
+    __builtin_prefetch((const void *)((uintptr_t)array + (uintptr_t)i * bytes + VEC_AHEAD));
+}
+
 /** Round once to F32, BF16 or F16 and store. */
 VEC_INLINE void vec_store(void *array, mpt_dtype_t dtype, int64_t first, int lanes, vec_t value)
 {
@@ -394,7 +408,8 @@ VEC_INLINE vec_t vec_first(vec_t value, int lanes)
 #endif
 }
 
-/* ---- exp --------------------------------------------------------------------------------------- */
+/* ---- exp
+ * --------------------------------------------------------------------------------------- */
 
 /** p * 2^n for whole n in [-150, 128] and p near 1; denormal results are rounded once. */
 VEC_INLINE vec_t vec_scale_exponent(vec_t p, vec_t n, vec_i32_t n_int)
@@ -413,13 +428,14 @@ VEC_INLINE vec_t vec_scale_exponent(vec_t p, vec_t n, vec_i32_t n_int)
 }
 
 /**
- * e^x within 2 units in the last place; 0 at -inf, inf at +inf, NaN at NaN.
- * x = n ln 2 + r with |r| <= ln 2 / 2; e^r by a polynomial of degree 6 whose first two coefficients are 1
- * and the rest minimax in relative error (3e-9).
+ * e^x within 2 units in the last place; 0 at -inf, inf at +inf, NaN at NaN. x = n ln 2 + r with |r|
+ * <= ln 2 / 2; e^r by a polynomial of degree 6 whose first two coefficients are 1 and the rest
+ * minimax in relative error (3e-9).
  */
 VEC_INLINE vec_t vec_exp(vec_t x)
 {
-    /* Adding and taking off 1.5 * 2^23 rounds to a whole number, whose low bits the sum then shows. */
+    /* Adding and taking off 1.5 * 2^23 rounds to a whole number, whose low bits the sum then
+     * shows. */
     const vec_t to_integer = vec_set(0x1.8p23f);
     x = vec_max(vec_set(-105.0f), vec_min(vec_set(89.0f), x));
     const vec_t shifted = vec_fma(x, vec_set(0x1.715476p0f), to_integer);

@@ -1,8 +1,8 @@
 /*
- * Gradients to and from the wire: the rounding of the accumulator to the wire type, and the pass over
- * reduced values that gives their norm. Both report non-finite values. The vectors only find out whether a
- * block holds one; a block that does is read again, element by element, which costs nothing in a step
- * that is not skipped.
+ * Gradients to and from the wire: the rounding of the accumulator to the wire type, and the pass
+ * over reduced values that gives their norm. Both report non-finite values. The vectors only find
+ * out whether a block holds one; a block that does is read again, element by element, which costs
+ * nothing in a step that is not skipped.
  *
  * Scratch: SPAN_SEGMENTS segment sums, then SPAN_TASKS offenders. A count beyond one span is done
  * in several, in order.
@@ -23,7 +23,8 @@ size_t cpu_wire_scratch_bytes(void)
     return SPAN_TASKS * sizeof(mpt_offender_t) + SPAN_SEGMENTS * sizeof(double);
 }
 
-/* ---- offenders --------------------------------------------------------------------------------- */
+/* ---- offenders
+ * --------------------------------------------------------------------------------- */
 
 static uint32_t widened_bits(const void *array, mpt_dtype_t dtype, int64_t i)
 {
@@ -60,11 +61,12 @@ static void fold_offenders(mpt_offender_t *bad, const mpt_offender_t *above, int
     }
 }
 
-/* ---- to the wire ------------------------------------------------------------------------------- */
+/* ---- to the wire
+ * ------------------------------------------------------------------------------- */
 
 typedef struct to_wire {
     const mpt_to_wire_t *a;
-    int64_t begin, end; /* of the span */
+    int64_t begin, end;  /* of the span */
     mpt_offender_t *bad; /* one a task */
 } to_wire_t;
 
@@ -80,6 +82,7 @@ static int32_t overflow_bits(mpt_dtype_t dtype)
 VEC_INLINE vec_i32_t wire_step(const mpt_to_wire_t *a, mpt_dtype_t dtype, int store, int64_t i,
                                int lanes, vec_i32_t seen)
 {
+    vec_prefetch(a->acc, MPT_F32, i);
     const vec_t value = vec_load_f32(a->acc + i, lanes) * a->scale;
     if (store)
         vec_store(a->wire, dtype, i, lanes, value);
@@ -97,7 +100,8 @@ VEC_INLINE int32_t wire_block(const mpt_to_wire_t *a, mpt_dtype_t dtype, int sto
     return vec_max_lane_i32(seen);
 }
 
-/* Below FP32's normal range a product would be rounded to FP32 first, where BF16 still has numbers. */
+/* Below FP32's normal range a product would be rounded to FP32 first, where BF16 still has
+ * numbers. */
 static int32_t wire_block_tiny(const mpt_to_wire_t *a, int64_t begin, int64_t end)
 {
     for (int64_t i = begin; i < end; i++)
@@ -149,11 +153,12 @@ mpt_status_t cpu_to_wire(mpt_kernels_t *k, const mpt_to_wire_t *a, mpt_stream_t 
     return MPT_OK;
 }
 
-/* ---- the norm's scan --------------------------------------------------------------------------- */
+/* ---- the norm's scan
+ * --------------------------------------------------------------------------- */
 
 typedef struct scan {
     const mpt_grad_scan_t *a;
-    int64_t begin, end; /* of the span */
+    int64_t begin, end;  /* of the span */
     mpt_offender_t *bad; /* one a task */
     double *sums;        /* one a segment */
 } scan_t;
@@ -164,9 +169,10 @@ typedef struct scan {
 /* Whole segments summed side by side: one alone would wait for its additions. */
 #define GROUP 2
 
-VEC_INLINE void scan_step(const mpt_grad_scan_t *a, mpt_dtype_t dtype, int64_t i, int lanes, int reg,
-                          vec_f64_t *sum)
+VEC_INLINE void scan_step(const mpt_grad_scan_t *a, mpt_dtype_t dtype, int64_t i, int lanes,
+                          int reg, vec_f64_t *sum)
 {
+    vec_prefetch(a->grad, dtype, i);
     const vec_t g = vec_load(a->grad, dtype, i, lanes);
     const vec_f64_t low = vec_widen_low(g), high = vec_widen_high(g);
     sum[reg % REGISTERS] = vec_fma_f64(low, low, sum[reg % REGISTERS]);
@@ -177,10 +183,12 @@ VEC_INLINE double add_lanes(const vec_f64_t *sum)
 {
     double lane[SUM_LANES];
     memcpy(lane, sum, sizeof lane);
-    return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+    return ((lane[0] + lane[1]) + (lane[2] + lane[3])) +
+           ((lane[4] + lane[5]) + (lane[6] + lane[7]));
 }
 
-/* Lane j sums elements j, j + 8, ... of a segment; squares of FP32 are exact in FP64, fused or not. */
+/* Lane j sums elements j, j + 8, ... of a segment; squares of FP32 are exact in FP64, fused or
+ * not. */
 VEC_INLINE void group_sums(const mpt_grad_scan_t *a, mpt_dtype_t dtype, int64_t begin, double *sums)
 {
     vec_f64_t sum[GROUP][REGISTERS] = {{{0}}};
