@@ -6,19 +6,22 @@
 
 /* ---- self ------------------------------------------------------------------------------------ */
 
-static mpt_status_t self_exchange(mpt_boot_t *boot, const void *send, void *recv, size_t bytes) {
+static mpt_status_t self_exchange(mpt_boot_t *boot, const void *send, void *recv, size_t bytes)
+{
     (void)boot;
     memcpy(recv, send, bytes);
     return MPT_OK;
 }
 
-static void self_destroy(mpt_boot_t *boot) {
+static void self_destroy(mpt_boot_t *boot)
+{
     free(boot);
 }
 
 static const mpt_boot_ops_t self_ops = {"self", self_exchange, self_destroy};
 
-mpt_status_t mpt_boot_self_create(mpt_boot_t **boot_p) {
+mpt_status_t mpt_boot_self_create(mpt_boot_t **boot_p)
+{
     mpt_boot_t *boot = calloc(1, sizeof *boot);
     if (!boot)
         return MPT_ERR_NO_MEMORY;
@@ -42,7 +45,8 @@ typedef struct meeting {
 } meeting_t;
 
 /* Wait until every rank is here. @return MPT_ERR_COMM: one of them never will be. */
-static mpt_status_t meet(meeting_t *meeting) {
+static mpt_status_t meet(meeting_t *meeting)
+{
     pthread_mutex_lock(&meeting->mutex);
     unsigned round = meeting->round;
     if (++meeting->arrived == meeting->ranks) {
@@ -57,7 +61,8 @@ static mpt_status_t meet(meeting_t *meeting) {
     return status;
 }
 
-static mpt_status_t threads_exchange(mpt_boot_t *boot, const void *send, void *recv, size_t bytes) {
+static mpt_status_t threads_exchange(mpt_boot_t *boot, const void *send, void *recv, size_t bytes)
+{
     meeting_t *meeting = boot->impl;
     meeting->slots[boot->rank] = send;
     mpt_status_t status = meet(meeting);
@@ -68,13 +73,15 @@ static mpt_status_t threads_exchange(mpt_boot_t *boot, const void *send, void *r
     return meet(meeting); /* nobody's `send` may go away before all have read it */
 }
 
-static void meeting_free(meeting_t *meeting) {
+static void meeting_free(meeting_t *meeting)
+{
     pthread_cond_destroy(&meeting->all_here);
     pthread_mutex_destroy(&meeting->mutex);
     free(meeting);
 }
 
-static void threads_destroy(mpt_boot_t *boot) {
+static void threads_destroy(mpt_boot_t *boot)
+{
     meeting_t *meeting = boot->impl;
     pthread_mutex_lock(&meeting->mutex);
     int last = --meeting->users == 0;
@@ -87,7 +94,8 @@ static void threads_destroy(mpt_boot_t *boot) {
 
 static const mpt_boot_ops_t threads_ops = {"threads", threads_exchange, threads_destroy};
 
-mpt_status_t mpt_boot_threads_create(int ranks, mpt_boot_t **boots_p) {
+mpt_status_t mpt_boot_threads_create(int ranks, mpt_boot_t **boots_p)
+{
     if (ranks < 1)
         return MPT_ERR_INVALID_ARG;
     meeting_t *meeting = calloc(1, sizeof *meeting + (size_t)ranks * sizeof meeting->slots[0]);
@@ -122,7 +130,8 @@ fail:
     return MPT_ERR_NO_MEMORY;
 }
 
-void mpt_boot_destroy(mpt_boot_t *boot) {
+void mpt_boot_destroy(mpt_boot_t *boot)
+{
     if (boot)
         boot->ops->destroy(boot);
 }

@@ -27,7 +27,7 @@ struct mpt_boot {
     const mpt_boot_ops_t *ops;
     int rank;
     int ranks;
-    int local_rank;  /* among the ranks of this host */
+    int local_rank; /* among the ranks of this host */
     int local_ranks;
     int one_process; /* 1: all ranks are threads of this process, pointers mean the same to all */
     void *impl;      /* whatever `ops` keeps */

@@ -9,7 +9,8 @@ typedef struct boot_mpi {
     const mpt_log_t *log;
 } boot_mpi_t;
 
-static mpt_status_t failed(const mpt_log_t *log, const char *call, int error) {
+static mpt_status_t failed(const mpt_log_t *log, const char *call, int error)
+{
     char text[MPI_MAX_ERROR_STRING] = "";
     int length;
     MPI_Error_string(error, text, &length);
@@ -17,8 +18,8 @@ static mpt_status_t failed(const mpt_log_t *log, const char *call, int error) {
     return MPT_ERR_COMM;
 }
 
-static mpt_status_t boot_mpi_exchange(mpt_boot_t *boot, const void *send, void *recv,
-                                      size_t bytes) {
+static mpt_status_t boot_mpi_exchange(mpt_boot_t *boot, const void *send, void *recv, size_t bytes)
+{
     boot_mpi_t *impl = boot->impl;
     if (bytes > INT_MAX) {
         mpt_log_error(impl->log, "boot: exchange of %zu bytes is too large", bytes);
@@ -28,7 +29,8 @@ static mpt_status_t boot_mpi_exchange(mpt_boot_t *boot, const void *send, void *
     return error ? failed(impl->log, "MPI_Allgather", error) : MPT_OK;
 }
 
-static void boot_mpi_destroy(mpt_boot_t *boot) {
+static void boot_mpi_destroy(mpt_boot_t *boot)
+{
     boot_mpi_t *impl = boot->impl;
     int finalized = 0;
     MPI_Finalized(&finalized);
@@ -40,12 +42,14 @@ static void boot_mpi_destroy(mpt_boot_t *boot) {
 
 static const mpt_boot_ops_t boot_mpi_ops = {"mpi", boot_mpi_exchange, boot_mpi_destroy};
 
-const void *mpt_boot_mpi_comm(const mpt_boot_t *boot) {
+const void *mpt_boot_mpi_comm(const mpt_boot_t *boot)
+{
     return boot->ops == &boot_mpi_ops ? &((const boot_mpi_t *)boot->impl)->comm : NULL;
 }
 
 /* MPI knows which ranks can share memory; that is what "this host" means here. */
-static mpt_status_t find_local_ranks(mpt_boot_t *boot) {
+static mpt_status_t find_local_ranks(mpt_boot_t *boot)
+{
     boot_mpi_t *impl = boot->impl;
     MPI_Comm local;
     int error =
@@ -58,7 +62,8 @@ static mpt_status_t find_local_ranks(mpt_boot_t *boot) {
     return MPT_OK;
 }
 
-static mpt_status_t join(mpt_boot_t *boot, MPI_Comm given) {
+static mpt_status_t join(mpt_boot_t *boot, MPI_Comm given)
+{
     boot_mpi_t *impl = boot->impl;
     int error = MPI_Comm_dup(given, &impl->comm);
     if (error)
@@ -69,7 +74,8 @@ static mpt_status_t join(mpt_boot_t *boot, MPI_Comm given) {
     return find_local_ranks(boot);
 }
 
-mpt_status_t mpt_boot_mpi_create(const void *mpi_comm, const mpt_log_t *log, mpt_boot_t **boot_p) {
+mpt_status_t mpt_boot_mpi_create(const void *mpi_comm, const mpt_log_t *log, mpt_boot_t **boot_p)
+{
     int initialized = 0;
     MPI_Initialized(&initialized);
     if (!initialized || !mpi_comm)

@@ -8,25 +8,29 @@
 
 static const mpt_comm_ops_t *const backends[] = {&mpt_comm_self, &mpt_comm_mpi, &mpt_comm_shm};
 
-static const mpt_comm_ops_t *find_backend(const char *name) {
+static const mpt_comm_ops_t *find_backend(const char *name)
+{
     for (size_t i = 0; name && i < sizeof backends / sizeof backends[0]; i++)
         if (strcmp(backends[i]->name, name) == 0)
             return backends[i];
     return NULL;
 }
 
-const char *mpt_comm_choose(const mpt_boot_t *boot) {
+const char *mpt_comm_choose(const mpt_boot_t *boot)
+{
     if (boot->ranks == 1)
         return "self";
     return boot->local_ranks == boot->ranks ? "shm" : "mpi";
 }
 
-size_t mpt_comm_scratch_bytes(const char *backend, int ranks) {
+size_t mpt_comm_scratch_bytes(const char *backend, int ranks)
+{
     const mpt_comm_ops_t *ops = find_backend(backend);
     return ops ? ops->scratch_bytes(ranks) : 0;
 }
 
-size_t mpt_comm_own_bytes(const char *backend, int ranks) {
+size_t mpt_comm_own_bytes(const char *backend, int ranks)
+{
     const mpt_comm_ops_t *ops = find_backend(backend);
     return ops ? ops->own_bytes(ranks) : 0;
 }
@@ -34,7 +38,8 @@ size_t mpt_comm_own_bytes(const char *backend, int ranks) {
 /* ---- create, split, destroy --------------------------------------------------------------------
  */
 
-mpt_status_t mpt_comm_create(const mpt_comm_params_t *params, mpt_comm_t **comm_p) {
+mpt_status_t mpt_comm_create(const mpt_comm_params_t *params, mpt_comm_t **comm_p)
+{
     if (!params || !params->boot || !comm_p || params->boot->ranks > MPT_COMM_MAX_RANKS)
         return MPT_ERR_INVALID_ARG;
     const mpt_boot_t *boot = params->boot;
@@ -65,7 +70,8 @@ mpt_status_t mpt_comm_create(const mpt_comm_params_t *params, mpt_comm_t **comm_
     return MPT_OK;
 }
 
-void mpt_comm_destroy(mpt_comm_t *comm) {
+void mpt_comm_destroy(mpt_comm_t *comm)
+{
     if (!comm)
         return;
     comm->op = "destroy";
@@ -82,7 +88,8 @@ typedef struct wish {
 
 /* The ranks that share this rank's color, by key, then rank; returns their number. A stable
  * insertion. */
-static int order_members(const mpt_comm_t *comm, const wish_t *wishes, int *members) {
+static int order_members(const mpt_comm_t *comm, const wish_t *wishes, int *members)
+{
     int count = 0;
     for (int r = 0; r < comm->ranks; r++) {
         if (wishes[r].color != wishes[comm->rank].color)
@@ -97,7 +104,8 @@ static int order_members(const mpt_comm_t *comm, const wish_t *wishes, int *memb
 
 /* Everything of a child but what its backend makes. Frees nothing on failure: see child_free. */
 static mpt_status_t child_prepare(const mpt_comm_t *comm, const int *members, int count,
-                                  mpt_comm_t *child) {
+                                  mpt_comm_t *child)
+{
     size_t scratch_bytes = comm->ops->scratch_bytes(count);
     *child = (mpt_comm_t){.ops = comm->ops,
                           .ranks = count,
@@ -120,7 +128,8 @@ static mpt_status_t child_prepare(const mpt_comm_t *comm, const int *members, in
     return MPT_OK;
 }
 
-static void child_free(mpt_comm_t *child) {
+static void child_free(mpt_comm_t *child)
+{
     if (!child)
         return;
     free(child->own_scratch);
@@ -129,7 +138,8 @@ static void child_free(mpt_comm_t *child) {
 }
 
 /* All ranks return the worst status of any, so that none goes on alone. */
-static mpt_status_t agree(mpt_comm_t *comm, mpt_status_t mine, int32_t *votes) {
+static mpt_status_t agree(mpt_comm_t *comm, mpt_status_t mine, int32_t *votes)
+{
     votes[comm->rank] = (int32_t)mine;
     mpt_status_t status =
         comm->ops->all_gather(comm, &votes[comm->rank], votes, sizeof votes[0], NULL);
@@ -139,7 +149,8 @@ static mpt_status_t agree(mpt_comm_t *comm, mpt_status_t mine, int32_t *votes) {
 }
 
 static mpt_status_t split(mpt_comm_t *comm, wish_t wish, wish_t *wishes, int *members,
-                          mpt_comm_t **child_p) {
+                          mpt_comm_t **child_p)
+{
     wishes[comm->rank] = wish;
     mpt_status_t status =
         comm->ops->all_gather(comm, &wishes[comm->rank], wishes, sizeof wish, NULL);
@@ -165,7 +176,8 @@ fail:
     return status;
 }
 
-mpt_status_t mpt_comm_split(mpt_comm_t *comm, int color, int key, mpt_comm_t **child_p) {
+mpt_status_t mpt_comm_split(mpt_comm_t *comm, int color, int key, mpt_comm_t **child_p)
+{
     if (!comm || !child_p)
         return MPT_ERR_INVALID_ARG;
     if (comm->failed)
@@ -186,41 +198,49 @@ mpt_status_t mpt_comm_split(mpt_comm_t *comm, int color, int key, mpt_comm_t **c
 /* ---- collectives: check, dispatch, count
  * --------------------------------------------------------- */
 
-static int is_wire(mpt_dtype_t dtype) {
+static int is_wire(mpt_dtype_t dtype)
+{
     return dtype == MPT_F32 || dtype == MPT_BF16 || dtype == MPT_F16;
 }
 
-static int is_aligned(const void *pointer, mpt_dtype_t dtype) {
+static int is_aligned(const void *pointer, mpt_dtype_t dtype)
+{
     return (uintptr_t)pointer % mpt_dtype_bytes(dtype) == 0;
 }
 
-static int overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes) {
+static int overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes)
+{
     uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
     return x < y + b_bytes && y < x + a_bytes;
 }
 
 /* Do `ranks` blocks of `bytes` fit into an address space? */
-static int blocks_fit(const mpt_comm_t *comm, size_t bytes) {
+static int blocks_fit(const mpt_comm_t *comm, size_t bytes)
+{
     return bytes <= (size_t)PTRDIFF_MAX / (size_t)comm->ranks;
 }
 
-static int elements_fit(const mpt_comm_t *comm, int64_t count) {
+static int elements_fit(const mpt_comm_t *comm, int64_t count)
+{
     return count >= 0 && (uint64_t)count <= PTRDIFF_MAX / 8 && blocks_fit(comm, (size_t)count * 8);
 }
 
-static mpt_status_t reject(const mpt_comm_t *comm, const char *op) {
+static mpt_status_t reject(const mpt_comm_t *comm, const char *op)
+{
     if (comm)
         mpt_log_error(comm->log, "comm %s rank %d of %d: %s: invalid arguments", comm->ops->name,
                       comm->rank, comm->ranks, op);
     return MPT_ERR_INVALID_ARG;
 }
 
-static double enter(mpt_comm_t *comm, const char *op) {
+static double enter(mpt_comm_t *comm, const char *op)
+{
     comm->op = op;
     return mpt_comm_now();
 }
 
-static mpt_status_t leave(mpt_comm_t *comm, double start, mpt_status_t status, uint64_t bytes) {
+static mpt_status_t leave(mpt_comm_t *comm, double start, mpt_status_t status, uint64_t bytes)
+{
     comm->stats.seconds += mpt_comm_now() - start;
     if (status == MPT_OK) {
         comm->stats.calls++;
@@ -231,12 +251,14 @@ static mpt_status_t leave(mpt_comm_t *comm, double start, mpt_status_t status, u
     return status;
 }
 
-static uint64_t to_others(const mpt_comm_t *comm, size_t bytes) {
+static uint64_t to_others(const mpt_comm_t *comm, size_t bytes)
+{
     return (uint64_t)(comm->ranks - 1) * bytes;
 }
 
 static int reduce_scatter_ok(const mpt_comm_t *comm, const void *send, const void *recv,
-                             int64_t count, mpt_dtype_t wire, mpt_dtype_t out) {
+                             int64_t count, mpt_dtype_t wire, mpt_dtype_t out)
+{
     if (!comm || !is_wire(wire) || (out != wire && out != MPT_F32) || !elements_fit(comm, count))
         return 0;
     if (count == 0)
@@ -250,7 +272,8 @@ static int reduce_scatter_ok(const mpt_comm_t *comm, const void *send, const voi
 }
 
 mpt_status_t mpt_comm_reduce_scatter(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
-                                     mpt_dtype_t wire, mpt_dtype_t out, mpt_stream_t *stream) {
+                                     mpt_dtype_t wire, mpt_dtype_t out, mpt_stream_t *stream)
+{
     if (!reduce_scatter_ok(comm, send, recv, count, wire, out))
         return reject(comm, "reduce_scatter");
     if (comm->failed)
@@ -262,7 +285,8 @@ mpt_status_t mpt_comm_reduce_scatter(mpt_comm_t *comm, const void *send, void *r
     return leave(comm, start, status, to_others(comm, (size_t)count * mpt_dtype_bytes(wire)));
 }
 
-static int all_gather_ok(const mpt_comm_t *comm, const void *send, const void *recv, size_t bytes) {
+static int all_gather_ok(const mpt_comm_t *comm, const void *send, const void *recv, size_t bytes)
+{
     if (!comm || !blocks_fit(comm, bytes))
         return 0;
     if (bytes == 0)
@@ -274,7 +298,8 @@ static int all_gather_ok(const mpt_comm_t *comm, const void *send, const void *r
 }
 
 mpt_status_t mpt_comm_all_gather(mpt_comm_t *comm, const void *send, void *recv, size_t bytes,
-                                 mpt_stream_t *stream) {
+                                 mpt_stream_t *stream)
+{
     if (!all_gather_ok(comm, send, recv, bytes))
         return reject(comm, "all_gather");
     if (comm->failed)
@@ -287,7 +312,8 @@ mpt_status_t mpt_comm_all_gather(mpt_comm_t *comm, const void *send, void *recv,
 }
 
 static int all_reduce_ok(const mpt_comm_t *comm, const void *send, const void *recv, int64_t count,
-                         mpt_dtype_t wire) {
+                         mpt_dtype_t wire)
+{
     if (!comm || !is_wire(wire) || !elements_fit(comm, count))
         return 0;
     if (count == 0)
@@ -299,7 +325,8 @@ static int all_reduce_ok(const mpt_comm_t *comm, const void *send, const void *r
 }
 
 mpt_status_t mpt_comm_all_reduce(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
-                                 mpt_dtype_t wire, mpt_stream_t *stream) {
+                                 mpt_dtype_t wire, mpt_stream_t *stream)
+{
     if (!all_reduce_ok(comm, send, recv, count, wire))
         return reject(comm, "all_reduce");
     if (comm->failed)
@@ -313,7 +340,8 @@ mpt_status_t mpt_comm_all_reduce(mpt_comm_t *comm, const void *send, void *recv,
 }
 
 mpt_status_t mpt_comm_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, int root,
-                                mpt_stream_t *stream) {
+                                mpt_stream_t *stream)
+{
     if (!comm || (!buffer && bytes) || root < 0 || root >= comm->ranks)
         return reject(comm, "broadcast");
     if (comm->failed)
@@ -325,7 +353,8 @@ mpt_status_t mpt_comm_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, in
     return leave(comm, start, status, comm->rank == root ? to_others(comm, bytes) : 0);
 }
 
-static int all_to_all_ok(const mpt_comm_t *comm, const void *send, const void *recv, size_t bytes) {
+static int all_to_all_ok(const mpt_comm_t *comm, const void *send, const void *recv, size_t bytes)
+{
     if (!comm || !blocks_fit(comm, bytes))
         return 0;
     size_t total = (size_t)comm->ranks * bytes;
@@ -333,7 +362,8 @@ static int all_to_all_ok(const mpt_comm_t *comm, const void *send, const void *r
 }
 
 mpt_status_t mpt_comm_all_to_all(mpt_comm_t *comm, const void *send, void *recv, size_t bytes,
-                                 mpt_stream_t *stream) {
+                                 mpt_stream_t *stream)
+{
     if (!all_to_all_ok(comm, send, recv, bytes))
         return reject(comm, "all_to_all");
     if (comm->failed)
@@ -345,12 +375,14 @@ mpt_status_t mpt_comm_all_to_all(mpt_comm_t *comm, const void *send, void *recv,
     return leave(comm, start, status, to_others(comm, bytes));
 }
 
-static int peer_ok(const mpt_comm_t *comm, const void *buffer, size_t bytes, int peer) {
+static int peer_ok(const mpt_comm_t *comm, const void *buffer, size_t bytes, int peer)
+{
     return comm && (buffer || !bytes) && peer >= 0 && peer < comm->ranks && peer != comm->rank;
 }
 
 mpt_status_t mpt_comm_send(mpt_comm_t *comm, const void *buffer, size_t bytes, int peer,
-                           mpt_stream_t *stream) {
+                           mpt_stream_t *stream)
+{
     if (!peer_ok(comm, buffer, bytes, peer))
         return reject(comm, "send");
     if (comm->failed)
@@ -362,7 +394,8 @@ mpt_status_t mpt_comm_send(mpt_comm_t *comm, const void *buffer, size_t bytes, i
 }
 
 mpt_status_t mpt_comm_recv(mpt_comm_t *comm, void *buffer, size_t bytes, int peer,
-                           mpt_stream_t *stream) {
+                           mpt_stream_t *stream)
+{
     if (!peer_ok(comm, buffer, bytes, peer))
         return reject(comm, "recv");
     if (comm->failed)
@@ -376,7 +409,8 @@ mpt_status_t mpt_comm_recv(mpt_comm_t *comm, void *buffer, size_t bytes, int pee
 /* ---- health and memory -------------------------------------------------------------------------
  */
 
-mpt_status_t mpt_comm_poll(mpt_comm_t *comm) {
+mpt_status_t mpt_comm_poll(mpt_comm_t *comm)
+{
     if (!comm)
         return MPT_ERR_INVALID_ARG;
     if (comm->failed)
@@ -388,7 +422,8 @@ mpt_status_t mpt_comm_poll(mpt_comm_t *comm) {
     return status;
 }
 
-void mpt_comm_abort(mpt_comm_t *comm, const char *reason) {
+void mpt_comm_abort(mpt_comm_t *comm, const char *reason)
+{
     if (!comm || comm->failed)
         return;
     char text[MPT_COMM_MAX_TEXT];
@@ -399,7 +434,8 @@ void mpt_comm_abort(mpt_comm_t *comm, const char *reason) {
     comm->failed = 1;
 }
 
-mpt_status_t mpt_comm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **handle_p) {
+mpt_status_t mpt_comm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **handle_p)
+{
     if (!comm || !mem || !handle_p || !mem->ptr || mem->mem_class != MPT_MEM_PEER)
         return reject(comm, "register");
     if (comm->failed)
@@ -411,7 +447,8 @@ mpt_status_t mpt_comm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **ha
     return status;
 }
 
-void mpt_comm_deregister(mpt_comm_t *comm, void *handle) {
+void mpt_comm_deregister(mpt_comm_t *comm, void *handle)
+{
     if (!comm || !handle)
         return;
     comm->op = "deregister";

@@ -31,8 +31,8 @@ typedef struct mpt_comm mpt_comm_t;
  * bytes are above 0. A backend logs what it finds once and returns MPT_ERR_COMM; comm.c remembers it. */
 typedef struct mpt_comm_ops {
     const char *name;
-    size_t (*scratch_bytes)(int ranks); /* given by the caller as `scratch` */
-    size_t (*own_bytes)(int ranks);     /* allocated by the backend itself at create */
+    size_t (*scratch_bytes)(int ranks);       /* given by the caller as `scratch` */
+    size_t (*own_bytes)(int ranks);           /* allocated by the backend itself at create */
     mpt_status_t (*create)(mpt_comm_t *comm); /* all fields but impl are set */
     void (*destroy)(mpt_comm_t *comm);
     mpt_status_t (*reduce_scatter)(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
@@ -79,23 +79,24 @@ struct mpt_comm {
     int yield;            /* more ranks than cores: waits give the core away */
     void *scratch;        /* borrowed, scratch_bytes(ranks) */
     mpt_comm_stats_t stats;
-    const char *what; /* what the caller is doing now ("unit 3 gradients"), for error messages; set by
-                         the caller; borrowed, may be NULL */
-    const char *op;   /* the call under way, for error messages */
-    int failed;       /* 1 after MPT_ERR_COMM or abort */
-    int *world;       /* rank r's number in the communicator that was split first; NULL: r itself */
+    /* What the caller is doing now ("unit 3 gradients"), for error messages. Set by the caller at will;
+     * borrowed, may be NULL. */
+    const char *what;
+    const char *op; /* the call under way, for error messages */
+    int failed;     /* 1 after MPT_ERR_COMM or abort */
+    int *world;     /* rank r's number in the communicator that was split first; NULL: r itself */
     void *own_scratch; /* of a child, freed with it */
     void *impl;
 };
 
 typedef struct mpt_comm_params {
-    const char *backend; /* "self", "mpi", "shm", or NULL: mpt_comm_choose */
-    mpt_boot_t *boot;    /* borrowed, as are device and log */
+    const char *backend;  /* "self", "mpi", "shm", or NULL: mpt_comm_choose */
+    mpt_boot_t *boot;     /* borrowed, as are device and log */
     mpt_device_t *device; /* the CPU's, or NULL */
     const mpt_log_t *log;
     double timeout_s;
     int yield;
-    void *scratch; /* device memory of mpt_comm_scratch_bytes(backend, ranks); may be NULL if that is 0 */
+    void *scratch; /* mpt_comm_scratch_bytes(backend, ranks); may be NULL if that is 0 */
 } mpt_comm_params_t;
 
 /** The backend for a boot: self for one rank, shm where all ranks share a host, else mpi. */

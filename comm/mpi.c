@@ -5,28 +5,33 @@
 #define SCRATCH_BYTES                                                                              \
     ((size_t)8 << 20) /* in all, for up to 1024 ranks; beyond, MIN_BLOCK_BYTES rules */
 #define MIN_BLOCK_BYTES ((size_t)4096)
-#define BLOCK_ALIGN ((size_t)256) /* 64 of the widest elements, so that padded slices fill blocks  \
+#define BLOCK_ALIGN                                                                                \
+    ((size_t)256)     /* 64 of the widest elements, so that padded slices fill blocks  \
                                    */
-#define GOODBYE_S 0.5             /* how long destroy waits for our alarm to leave */
+#define GOODBYE_S 0.5 /* how long destroy waits for our alarm to leave */
 
 /* Two chunks are under way at a time, of one block a rank. */
-static size_t block_bytes(int ranks) {
+static size_t block_bytes(int ranks)
+{
     size_t bytes = SCRATCH_BYTES / (2 * (size_t)ranks) / BLOCK_ALIGN * BLOCK_ALIGN;
     return bytes < MIN_BLOCK_BYTES ? MIN_BLOCK_BYTES : bytes;
 }
 
-static size_t mpi_scratch_bytes(int ranks) {
+static size_t mpi_scratch_bytes(int ranks)
+{
     return 2 * (size_t)ranks * block_bytes(ranks);
 }
 
 /* Requests, peers and sources: the tables below. MPI's own buffers are its business. */
-static size_t mpi_own_bytes(int ranks) {
+static size_t mpi_own_bytes(int ranks)
+{
     size_t each = 4 * sizeof(MPI_Request) + 6 * sizeof(int) + 4 * sizeof(size_t) +
                   2 * sizeof(MPI_Status) + sizeof(MPI_Request) + sizeof(void *) + 1;
     return sizeof(mpi_t) + (size_t)ranks * each;
 }
 
-static void mpi_free(mpi_t *mpi) {
+static void mpi_free(mpi_t *mpi)
+{
     if (!mpi)
         return;
     for (int b = 0; b < 2; b++) {
@@ -42,14 +47,16 @@ static void mpi_free(mpi_t *mpi) {
     free(mpi);
 }
 
-static int batch_alloc(mpi_batch_t *batch, size_t messages) {
+static int batch_alloc(mpi_batch_t *batch, size_t messages)
+{
     batch->requests = calloc(messages, sizeof *batch->requests);
     batch->peers = calloc(messages, sizeof *batch->peers);
     batch->awaited = calloc(messages, sizeof *batch->awaited);
     return batch->requests && batch->peers && batch->awaited;
 }
 
-static mpi_t *mpi_alloc(int ranks) {
+static mpi_t *mpi_alloc(int ranks)
+{
     size_t n = (size_t)ranks;
     mpi_t *mpi = calloc(1, sizeof *mpi);
     if (!mpi)
@@ -72,7 +79,8 @@ static mpi_t *mpi_alloc(int ranks) {
     return mpi;
 }
 
-static mpt_status_t mpi_error(const mpt_comm_t *comm, int error) {
+static mpt_status_t mpi_error(const mpt_comm_t *comm, int error)
+{
     char text[MPI_MAX_ERROR_STRING + 1] = "";
     int length;
     MPI_Error_string(error, text, &length);
@@ -81,7 +89,8 @@ static mpt_status_t mpi_error(const mpt_comm_t *comm, int error) {
 }
 
 /* Finish a communicator whose `data` is set. Every rank of it learns whether all had memory. */
-static mpt_status_t set_up(mpt_comm_t *comm, MPI_Comm data) {
+static mpt_status_t set_up(mpt_comm_t *comm, MPI_Comm data)
+{
     mpi_t *mpi = mpi_alloc(comm->ranks);
     int status = mpi ? MPT_OK : MPT_ERR_NO_MEMORY;
     MPI_Comm alarm = MPI_COMM_NULL;
@@ -102,7 +111,8 @@ static mpt_status_t set_up(mpt_comm_t *comm, MPI_Comm data) {
     return MPT_OK;
 }
 
-static mpt_status_t mpi_create(mpt_comm_t *comm) {
+static mpt_status_t mpi_create(mpt_comm_t *comm)
+{
     const MPI_Comm *given = mpt_boot_mpi_comm(comm->boot);
     if (!given) {
         mpt_comm_log_error(comm, "backend mpi needs ranks that MPI started");
@@ -118,7 +128,8 @@ static mpt_status_t mpi_create(mpt_comm_t *comm) {
     return status;
 }
 
-static mpt_status_t mpi_split(mpt_comm_t *comm, int color, const int *members, mpt_comm_t *child) {
+static mpt_status_t mpi_split(mpt_comm_t *comm, int color, const int *members, mpt_comm_t *child)
+{
     (void)members; /* MPI orders by key, then rank: the child's ranks as keys give the same order */
     const mpi_t *mpi = comm->impl;
     MPI_Comm data;
@@ -135,7 +146,8 @@ static mpt_status_t mpi_split(mpt_comm_t *comm, int color, const int *members, m
 }
 
 /* Our alarm may still wait to be sent, and only calls to MPI move it on. */
-static void see_alarms_off(const mpt_comm_t *comm, mpi_t *mpi) {
+static void see_alarms_off(const mpt_comm_t *comm, mpi_t *mpi)
+{
     double start = mpt_comm_now();
     int done = 0;
     while (!done && mpt_comm_now() - start < GOODBYE_S)
@@ -145,7 +157,8 @@ static void see_alarms_off(const mpt_comm_t *comm, mpi_t *mpi) {
 
 /* After a failure the communicators stay: freeing is collective, and messages may still be under
  * way. */
-static void mpi_destroy(mpt_comm_t *comm) {
+static void mpi_destroy(mpt_comm_t *comm)
+{
     mpi_t *mpi = comm->impl;
     int finalized = 0;
     MPI_Finalized(&finalized);
@@ -161,13 +174,15 @@ static void mpi_destroy(mpt_comm_t *comm) {
 }
 
 /* MPI's messages need no registration: whatever it can do without copies, it does. */
-static mpt_status_t mpi_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **handle_p) {
+static mpt_status_t mpi_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **handle_p)
+{
     (void)comm, (void)mem;
     *handle_p = NULL;
     return MPT_OK;
 }
 
-static void mpi_deregister(mpt_comm_t *comm, void *handle) {
+static void mpi_deregister(mpt_comm_t *comm, void *handle)
+{
     (void)comm, (void)handle;
 }
 

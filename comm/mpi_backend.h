@@ -42,8 +42,8 @@ typedef struct mpi {
 /* ---- mpi_wait.c ----------------------------------------------------------------------------------- */
 
 /** Start a message of at most INT_MAX bytes and note it in a batch. @return MPT_OK; MPT_ERR_COMM (logged). */
-mpt_status_t mpt_mpi_post_send(mpt_comm_t *comm, mpi_batch_t *batch, const void *data,
-                               size_t bytes, int peer, int tag);
+mpt_status_t mpt_mpi_post_send(mpt_comm_t *comm, mpi_batch_t *batch, const void *data, size_t bytes,
+                               int peer, int tag);
 mpt_status_t mpt_mpi_post_recv(mpt_comm_t *comm, mpi_batch_t *batch, void *data, size_t bytes,
                                int peer, int tag);
 /** Wait for all of a batch and empty it. @return MPT_OK; MPT_ERR_COMM (logged): timeout, alarm, MPI's error. */

@@ -1,12 +1,14 @@
 #include "mpi_backend.h"
 
-#define PIECE_BYTES ((size_t)64 << 20) /* of one message: far below the int that MPI counts with   \
+#define PIECE_BYTES                                                                                \
+    ((size_t)64 << 20) /* of one message: far below the int that MPI counts with   \
                                         */
 #define BROADCAST_BYTES ((size_t)1 << 20) /* pieces that flow down the tree */
 
 /* Exchange pieces with all peers: from send + to * send_stride, into recv + from * bytes. */
 static mpt_status_t exchange(mpt_comm_t *comm, const char *send, size_t send_stride, char *recv,
-                             size_t bytes) {
+                             size_t bytes)
+{
     mpi_t *mpi = comm->impl;
     mpi_batch_t *batch = &mpi->batches[0];
     mpt_status_t status = MPT_OK;
@@ -28,14 +30,16 @@ static mpt_status_t exchange(mpt_comm_t *comm, const char *send, size_t send_str
 }
 
 mpt_status_t mpt_mpi_all_gather(mpt_comm_t *comm, const void *send, void *recv, size_t bytes,
-                                mpt_stream_t *stream) {
+                                mpt_stream_t *stream)
+{
     (void)stream;
     mpt_comm_copy(comm, (char *)recv + (size_t)comm->rank * bytes, send, bytes);
     return mpt_mpi_end(comm, exchange(comm, send, 0, recv, bytes));
 }
 
 mpt_status_t mpt_mpi_all_to_all(mpt_comm_t *comm, const void *send, void *recv, size_t bytes,
-                                mpt_stream_t *stream) {
+                                mpt_stream_t *stream)
+{
     (void)stream;
     size_t own = (size_t)comm->rank * bytes;
     mpt_comm_copy(comm, (char *)recv + own, (const char *)send + own, bytes);
@@ -44,7 +48,8 @@ mpt_status_t mpt_mpi_all_to_all(mpt_comm_t *comm, const void *send, void *recv, 
 
 /* One piece down a binomial tree: relative rank v gets it from v without its lowest set bit, and
  * passes it on to v + every smaller power of two. */
-static mpt_status_t broadcast_piece(mpt_comm_t *comm, char *data, size_t bytes, int root) {
+static mpt_status_t broadcast_piece(mpt_comm_t *comm, char *data, size_t bytes, int root)
+{
     mpi_t *mpi = comm->impl;
     mpi_batch_t *batch = &mpi->batches[0];
     int relative = (comm->rank - root + comm->ranks) % comm->ranks;
@@ -66,7 +71,8 @@ static mpt_status_t broadcast_piece(mpt_comm_t *comm, char *data, size_t bytes, 
 }
 
 mpt_status_t mpt_mpi_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, int root,
-                               mpt_stream_t *stream) {
+                               mpt_stream_t *stream)
+{
     (void)stream;
     mpt_status_t status = MPT_OK;
     for (size_t first = 0, part; first < bytes && !status; first += part) {
@@ -77,7 +83,8 @@ mpt_status_t mpt_mpi_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, int
 }
 
 mpt_status_t mpt_mpi_send(mpt_comm_t *comm, const void *buffer, size_t bytes, int peer,
-                          mpt_stream_t *stream) {
+                          mpt_stream_t *stream)
+{
     (void)stream;
     mpi_t *mpi = comm->impl;
     mpt_status_t status = MPT_OK;
@@ -91,7 +98,8 @@ mpt_status_t mpt_mpi_send(mpt_comm_t *comm, const void *buffer, size_t bytes, in
 }
 
 mpt_status_t mpt_mpi_recv(mpt_comm_t *comm, void *buffer, size_t bytes, int peer,
-                          mpt_stream_t *stream) {
+                          mpt_stream_t *stream)
+{
     (void)stream;
     mpi_t *mpi = comm->impl;
     mpt_status_t status = MPT_OK;

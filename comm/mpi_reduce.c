@@ -10,14 +10,16 @@ typedef struct reduce_job {
     mpt_dtype_t wire, out;
 } reduce_job_t;
 
-static char *scratch_block(const mpt_comm_t *comm, int half, int peer) {
+static char *scratch_block(const mpt_comm_t *comm, int half, int peer)
+{
     const mpi_t *mpi = comm->impl;
     return (char *)comm->scratch + ((size_t)half * (size_t)comm->ranks + (size_t)peer) * mpi->block;
 }
 
 /* Start the exchange of bytes [first, first + bytes) of every slice. */
 static mpt_status_t post_slices(mpt_comm_t *comm, int half, const reduce_job_t *job, size_t first,
-                                size_t bytes) {
+                                size_t bytes)
+{
     mpi_t *mpi = comm->impl;
     mpi_batch_t *batch = &mpi->batches[half];
     mpt_status_t status = MPT_OK;
@@ -35,7 +37,8 @@ static mpt_status_t post_slices(mpt_comm_t *comm, int half, const reduce_job_t *
 }
 
 static void sum_slices(mpt_comm_t *comm, int half, const reduce_job_t *job, size_t first,
-                       size_t bytes) {
+                       size_t bytes)
+{
     mpi_t *mpi = comm->impl;
     size_t wire_bytes = mpt_dtype_bytes(job->wire);
     for (int r = 0; r < comm->ranks; r++)
@@ -46,7 +49,8 @@ static void sum_slices(mpt_comm_t *comm, int half, const reduce_job_t *job, size
 }
 
 /* Two chunks are under way at a time: one travels while the other is summed. */
-static mpt_status_t reduce_slices(mpt_comm_t *comm, const reduce_job_t *job) {
+static mpt_status_t reduce_slices(mpt_comm_t *comm, const reduce_job_t *job)
+{
     mpi_t *mpi = comm->impl;
     size_t bytes = mpt_min_bytes(mpi->block, job->slice), next_bytes;
     mpt_status_t status = post_slices(comm, 0, job, 0, bytes);
@@ -65,7 +69,8 @@ static mpt_status_t reduce_slices(mpt_comm_t *comm, const reduce_job_t *job) {
 }
 
 mpt_status_t mpt_mpi_reduce_scatter(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
-                                    mpt_dtype_t wire, mpt_dtype_t out, mpt_stream_t *stream) {
+                                    mpt_dtype_t wire, mpt_dtype_t out, mpt_stream_t *stream)
+{
     (void)stream;
     reduce_job_t job = {send, recv, (size_t)count * mpt_dtype_bytes(wire), wire, out};
     return mpt_mpi_end(comm, reduce_slices(comm, &job));
@@ -82,17 +87,20 @@ typedef struct vector_job {
     mpt_dtype_t wire;
 } vector_job_t;
 
-static size_t slice_offset(const vector_job_t *job, int rank) {
+static size_t slice_offset(const vector_job_t *job, int rank)
+{
     return (size_t)(job->per * rank) * mpt_dtype_bytes(job->wire);
 }
 
-static size_t slice_bytes(const vector_job_t *job, int rank) {
+static size_t slice_bytes(const vector_job_t *job, int rank)
+{
     return (size_t)mpt_comm_slice_part(job->count, job->per, rank) * mpt_dtype_bytes(job->wire);
 }
 
 /* Collect this rank's slice from all and sum it into recv. The sends have ended when this returns:
  * in place, the sums will come to where they read. */
-static mpt_status_t vector_reduce(mpt_comm_t *comm, const vector_job_t *job) {
+static mpt_status_t vector_reduce(mpt_comm_t *comm, const vector_job_t *job)
+{
     mpi_t *mpi = comm->impl;
     mpi_batch_t *batch = &mpi->batches[0];
     size_t own = slice_bytes(job, comm->rank);
@@ -120,7 +128,8 @@ static mpt_status_t vector_reduce(mpt_comm_t *comm, const vector_job_t *job) {
     return MPT_OK;
 }
 
-static mpt_status_t vector_gather(mpt_comm_t *comm, const vector_job_t *job) {
+static mpt_status_t vector_gather(mpt_comm_t *comm, const vector_job_t *job)
+{
     mpi_t *mpi = comm->impl;
     mpi_batch_t *batch = &mpi->batches[0];
     mpt_status_t status = MPT_OK;
@@ -138,7 +147,8 @@ static mpt_status_t vector_gather(mpt_comm_t *comm, const vector_job_t *job) {
 }
 
 mpt_status_t mpt_mpi_all_reduce(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
-                                mpt_dtype_t wire, mpt_stream_t *stream) {
+                                mpt_dtype_t wire, mpt_stream_t *stream)
+{
     (void)stream;
     mpi_t *mpi = comm->impl;
     size_t element = mpt_dtype_bytes(wire);

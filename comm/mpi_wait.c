@@ -4,13 +4,15 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LOOKS_PER_CHECK 256 /* looks without result before the clock and the alarm are looked at   \
+#define LOOKS_PER_CHECK                                                                            \
+    256 /* looks without result before the clock and the alarm are looked at   \
                              */
 
 /* ---- giving up
  * ------------------------------------------------------------------------------------ */
 
-void mpt_mpi_raise_alarms(mpt_comm_t *comm, const char *reason) {
+void mpt_mpi_raise_alarms(mpt_comm_t *comm, const char *reason)
+{
     mpi_t *mpi = comm->impl;
     if (mpi->gave_up)
         return;
@@ -22,20 +24,23 @@ void mpt_mpi_raise_alarms(mpt_comm_t *comm, const char *reason) {
                       &mpi->alarms[r]);
 }
 
-static mpt_status_t give_up(mpt_comm_t *comm, const char *text) {
+static mpt_status_t give_up(mpt_comm_t *comm, const char *text)
+{
     mpt_comm_log_error(comm, text);
     mpt_mpi_raise_alarms(comm, text);
     return MPT_ERR_COMM;
 }
 
-static mpt_status_t give_up_on_error(mpt_comm_t *comm, int error) {
+static mpt_status_t give_up_on_error(mpt_comm_t *comm, int error)
+{
     char text[MPI_MAX_ERROR_STRING + 1] = "";
     int length;
     MPI_Error_string(error, text, &length);
     return give_up(comm, text);
 }
 
-mpt_status_t mpt_mpi_check_alarm(mpt_comm_t *comm) {
+mpt_status_t mpt_mpi_check_alarm(mpt_comm_t *comm)
+{
     mpi_t *mpi = comm->impl;
     int pending = 0;
     MPI_Status status;
@@ -55,7 +60,8 @@ mpt_status_t mpt_mpi_check_alarm(mpt_comm_t *comm) {
     return MPT_ERR_COMM;
 }
 
-static mpt_status_t give_up_waiting(mpt_comm_t *comm, const mpi_batch_t *batch) {
+static mpt_status_t give_up_waiting(mpt_comm_t *comm, const mpi_batch_t *batch)
+{
     mpi_t *mpi = comm->impl;
     memset(mpi->missing, 0, (size_t)comm->ranks);
     for (int i = 0; i < batch->count; i++)
@@ -71,7 +77,8 @@ static mpt_status_t give_up_waiting(mpt_comm_t *comm, const mpi_batch_t *batch) 
  * -------------------------------------------------------------------------------------- */
 
 mpt_status_t mpt_mpi_post_send(mpt_comm_t *comm, mpi_batch_t *batch, const void *data, size_t bytes,
-                               int peer, int tag) {
+                               int peer, int tag)
+{
     mpi_t *mpi = comm->impl;
     batch->peers[batch->count] = peer;
     batch->awaited[batch->count] = 0;
@@ -84,7 +91,8 @@ mpt_status_t mpt_mpi_post_send(mpt_comm_t *comm, mpi_batch_t *batch, const void 
 }
 
 mpt_status_t mpt_mpi_post_recv(mpt_comm_t *comm, mpi_batch_t *batch, void *data, size_t bytes,
-                               int peer, int tag) {
+                               int peer, int tag)
+{
     mpi_t *mpi = comm->impl;
     batch->peers[batch->count] = peer;
     batch->awaited[batch->count] = bytes;
@@ -98,7 +106,8 @@ mpt_status_t mpt_mpi_post_recv(mpt_comm_t *comm, mpi_batch_t *batch, void *data,
 
 /* Did the i-th of the requests that just ended bring fewer bytes than it should? More are MPI's
  * error. */
-static mpt_status_t check_length(mpt_comm_t *comm, const mpi_batch_t *batch, int i) {
+static mpt_status_t check_length(mpt_comm_t *comm, const mpi_batch_t *batch, int i)
+{
     const mpi_t *mpi = comm->impl;
     int index = mpi->indices[i], bytes = 0;
     MPI_Get_count(&mpi->statuses[i], MPI_BYTE, &bytes);
@@ -111,7 +120,8 @@ static mpt_status_t check_length(mpt_comm_t *comm, const mpi_batch_t *batch, int
 }
 
 /* One look at the batch. *completed_p: requests that ended now; none, if not above 0. */
-static mpt_status_t look(mpt_comm_t *comm, mpi_batch_t *batch, int *completed_p) {
+static mpt_status_t look(mpt_comm_t *comm, mpi_batch_t *batch, int *completed_p)
+{
     mpi_t *mpi = comm->impl;
     int error =
         MPI_Testsome(batch->count, batch->requests, completed_p, mpi->indices, mpi->statuses);
@@ -124,7 +134,8 @@ static mpt_status_t look(mpt_comm_t *comm, mpi_batch_t *batch, int *completed_p)
     return status;
 }
 
-static mpt_status_t check_wait(mpt_comm_t *comm, const mpi_batch_t *batch, double since) {
+static mpt_status_t check_wait(mpt_comm_t *comm, const mpi_batch_t *batch, double since)
+{
     mpt_status_t status = mpt_mpi_check_alarm(comm);
     if (!status && comm->timeout_s > 0 && mpt_comm_now() - since > comm->timeout_s)
         status = give_up_waiting(comm, batch);
@@ -132,7 +143,8 @@ static mpt_status_t check_wait(mpt_comm_t *comm, const mpi_batch_t *batch, doubl
 }
 
 /* The timeout counts from the latest message that ended: slow is not dead. */
-mpt_status_t mpt_mpi_finish(mpt_comm_t *comm, mpi_batch_t *batch) {
+mpt_status_t mpt_mpi_finish(mpt_comm_t *comm, mpi_batch_t *batch)
+{
     double since = mpt_comm_now();
     int left = batch->count, idle = 0;
     while (left > 0) {
@@ -155,7 +167,8 @@ mpt_status_t mpt_mpi_finish(mpt_comm_t *comm, mpi_batch_t *batch) {
 
 /* After a failure: take back what can be taken back, so that late messages do not write into memory
  * that the caller frees. A request that MPI cannot cancel is left to it. */
-static void abandon(mpt_comm_t *comm) {
+static void abandon(mpt_comm_t *comm)
+{
     mpi_t *mpi = comm->impl;
     for (int b = 0; b < 2; b++) {
         mpi_batch_t *batch = &mpi->batches[b];
@@ -169,7 +182,8 @@ static void abandon(mpt_comm_t *comm) {
     }
 }
 
-mpt_status_t mpt_mpi_end(mpt_comm_t *comm, mpt_status_t status) {
+mpt_status_t mpt_mpi_end(mpt_comm_t *comm, mpt_status_t status)
+{
     if (status)
         abandon(comm);
     return status;

@@ -5,25 +5,29 @@
 #include "backends.h"
 #include "numeric.h"
 
-static size_t self_bytes(int ranks) {
+static size_t self_bytes(int ranks)
+{
     (void)ranks;
     return 0;
 }
 
-static mpt_status_t self_create(mpt_comm_t *comm) {
+static mpt_status_t self_create(mpt_comm_t *comm)
+{
     if (comm->ranks == 1)
         return MPT_OK;
     mpt_comm_log_error(comm, "backend self serves one rank only");
     return MPT_ERR_INVALID_ARG;
 }
 
-static void self_destroy(mpt_comm_t *comm) {
+static void self_destroy(mpt_comm_t *comm)
+{
     (void)comm;
 }
 
 static mpt_status_t self_reduce_scatter(mpt_comm_t *comm, const void *send, void *recv,
                                         int64_t count, mpt_dtype_t wire, mpt_dtype_t out,
-                                        mpt_stream_t *stream) {
+                                        mpt_stream_t *stream)
+{
     (void)stream;
     const void *sources[] = {send};
     mpt_comm_sum(comm, recv, out, sources, wire, count);
@@ -31,57 +35,67 @@ static mpt_status_t self_reduce_scatter(mpt_comm_t *comm, const void *send, void
 }
 
 static mpt_status_t self_all_gather(mpt_comm_t *comm, const void *send, void *recv, size_t bytes,
-                                    mpt_stream_t *stream) {
+                                    mpt_stream_t *stream)
+{
     (void)stream;
     mpt_comm_copy(comm, recv, send, bytes);
     return MPT_OK;
 }
 
 static mpt_status_t self_all_reduce(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
-                                    mpt_dtype_t wire, mpt_stream_t *stream) {
+                                    mpt_dtype_t wire, mpt_stream_t *stream)
+{
     return self_reduce_scatter(comm, send, recv, count, wire, wire, stream);
 }
 
 static mpt_status_t self_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, int root,
-                                   mpt_stream_t *stream) {
+                                   mpt_stream_t *stream)
+{
     (void)comm, (void)buffer, (void)bytes, (void)root, (void)stream;
     return MPT_OK;
 }
 
 /* comm.c lets no rank send to itself, so these two are never reached. */
 static mpt_status_t self_send(mpt_comm_t *comm, const void *buffer, size_t bytes, int peer,
-                              mpt_stream_t *stream) {
+                              mpt_stream_t *stream)
+{
     (void)comm, (void)buffer, (void)bytes, (void)peer, (void)stream;
     return MPT_ERR_INVALID_ARG;
 }
 
 static mpt_status_t self_recv(mpt_comm_t *comm, void *buffer, size_t bytes, int peer,
-                              mpt_stream_t *stream) {
+                              mpt_stream_t *stream)
+{
     (void)comm, (void)buffer, (void)bytes, (void)peer, (void)stream;
     return MPT_ERR_INVALID_ARG;
 }
 
-static mpt_status_t self_split(mpt_comm_t *comm, int color, const int *members, mpt_comm_t *child) {
+static mpt_status_t self_split(mpt_comm_t *comm, int color, const int *members, mpt_comm_t *child)
+{
     (void)comm, (void)color, (void)members, (void)child;
     return MPT_OK;
 }
 
-static mpt_status_t self_poll(mpt_comm_t *comm) {
+static mpt_status_t self_poll(mpt_comm_t *comm)
+{
     (void)comm;
     return MPT_OK;
 }
 
-static void self_abort(mpt_comm_t *comm, const char *reason) {
+static void self_abort(mpt_comm_t *comm, const char *reason)
+{
     (void)comm, (void)reason;
 }
 
-static mpt_status_t self_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **handle_p) {
+static mpt_status_t self_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **handle_p)
+{
     (void)comm, (void)mem;
     *handle_p = NULL;
     return MPT_OK;
 }
 
-static void self_deregister(mpt_comm_t *comm, void *handle) {
+static void self_deregister(mpt_comm_t *comm, void *handle)
+{
     (void)comm, (void)handle;
 }
 

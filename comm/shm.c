@@ -10,58 +10,69 @@
 /* ---- layout of a segment
  * ------------------------------------------------------------------------- */
 
-static size_t round_up(size_t bytes, size_t multiple) {
+static size_t round_up(size_t bytes, size_t multiple)
+{
     return (bytes + multiple - 1) / multiple * multiple;
 }
 
 /* 64 KiB for up to 16 ranks, then about 1 MiB for all senders together, but at least a page. */
-static size_t ring_bytes_for(int ranks) {
+static size_t ring_bytes_for(int ranks)
+{
     size_t bytes = (size_t)64 << 10;
     while (bytes > 4096 && bytes * (size_t)ranks > ((size_t)1 << 20))
         bytes /= 2;
     return bytes;
 }
 
-static size_t channels_offset(void) {
+static size_t channels_offset(void)
+{
     return round_up(sizeof(shm_head_t), SHM_LINE);
 }
 
-static size_t rings_offset(int ranks) {
+static size_t rings_offset(int ranks)
+{
     return channels_offset() + SHM_LANES * (size_t)ranks * sizeof(shm_channel_t);
 }
 
-static size_t stage_offset(int ranks) {
+static size_t stage_offset(int ranks)
+{
     size_t rings = (size_t)ranks * (ring_bytes_for(ranks) + SHM_SETUP_RING_BYTES);
     return round_up(rings_offset(ranks) + rings, 4096);
 }
 
-static size_t shm_own_bytes(int ranks) {
+static size_t shm_own_bytes(int ranks)
+{
     return stage_offset(ranks) + 2 * SHM_HALF_BYTES;
 }
 
-static size_t shm_scratch_bytes(int ranks) {
+static size_t shm_scratch_bytes(int ranks)
+{
     (void)ranks;
     return 0;
 }
 
-shm_channel_t *mpt_shm_channel(const mpt_comm_t *comm, int lane, int owner, int sender) {
+shm_channel_t *mpt_shm_channel(const mpt_comm_t *comm, int lane, int owner, int sender)
+{
     const shm_t *shm = comm->impl;
     shm_channel_t *channels = (shm_channel_t *)(shm->segments[owner] + channels_offset());
     return &channels[lane * comm->ranks + sender];
 }
 
-size_t mpt_shm_ring_bytes(const shm_t *shm, int lane) {
+size_t mpt_shm_ring_bytes(const shm_t *shm, int lane)
+{
     return lane == 0 ? shm->ring_bytes : SHM_SETUP_RING_BYTES;
 }
 
-char *mpt_shm_ring(const mpt_comm_t *comm, int lane, int owner, int sender) {
+char *mpt_shm_ring(const mpt_comm_t *comm, int lane, int owner, int sender)
+{
     const shm_t *shm = comm->impl;
     size_t lane_offset = lane == 0 ? 0 : (size_t)comm->ranks * shm->ring_bytes;
     return shm->segments[owner] + rings_offset(comm->ranks) + lane_offset +
            (size_t)sender * mpt_shm_ring_bytes(shm, lane);
 }
 
-char *mpt_shm_stage(const mpt_comm_t *comm, int rank, int half) {
+char *mpt_shm_stage(const mpt_comm_t *comm, int rank, int half)
+{
     const shm_t *shm = comm->impl;
     return shm->segments[rank] + stage_offset(comm->ranks) + (size_t)half * SHM_HALF_BYTES;
 }
@@ -86,7 +97,8 @@ typedef struct setup {
     int segment_fd;
 } setup_t;
 
-static void shm_free(shm_t *shm) {
+static void shm_free(shm_t *shm)
+{
     if (!shm)
         return;
     free(shm->segments);
@@ -100,7 +112,8 @@ static void shm_free(shm_t *shm) {
     free(shm);
 }
 
-static shm_t *shm_alloc(int ranks, int one_process) {
+static shm_t *shm_alloc(int ranks, int one_process)
+{
     size_t n = (size_t)ranks;
     shm_t *shm = calloc(1, sizeof *shm);
     if (!shm)
@@ -126,7 +139,8 @@ static shm_t *shm_alloc(int ranks, int one_process) {
     return shm;
 }
 
-static mpt_status_t make_segment(const mpt_comm_t *comm, int *fd_p) {
+static mpt_status_t make_segment(const mpt_comm_t *comm, int *fd_p)
+{
     shm_t *shm = comm->impl;
     char text[MPT_COMM_MAX_TEXT];
     void *address = MAP_FAILED;
@@ -148,7 +162,8 @@ static mpt_status_t make_segment(const mpt_comm_t *comm, int *fd_p) {
 }
 
 /* Every rank learns the worst status of any, so that all go on or none. */
-static mpt_status_t agree(const setup_t *setup, mpt_status_t mine) {
+static mpt_status_t agree(const setup_t *setup, mpt_status_t mine)
+{
     int32_t vote = (int32_t)mine;
     mpt_status_t status = setup->boot->ops->exchange(setup->boot, &vote, setup->votes, sizeof vote);
     for (int r = 0; r < setup->boot->ranks && !status; r++)
@@ -156,7 +171,8 @@ static mpt_status_t agree(const setup_t *setup, mpt_status_t mine) {
     return status;
 }
 
-static void write_hex(char text[SHM_NAME_BYTES], const unsigned char *bytes) {
+static void write_hex(char text[SHM_NAME_BYTES], const unsigned char *bytes)
+{
     static const char digits[] = "0123456789abcdef";
     for (int i = 0; i < SHM_NAME_BYTES / 2 - 1; i++) {
         text[2 * i] = digits[bytes[i] >> 4];
@@ -165,7 +181,8 @@ static void write_hex(char text[SHM_NAME_BYTES], const unsigned char *bytes) {
     text[SHM_NAME_BYTES - 2] = '\0';
 }
 
-static mpt_status_t open_door(const mpt_comm_t *comm, setup_t *setup, hello_t *hello) {
+static mpt_status_t open_door(const mpt_comm_t *comm, setup_t *setup, hello_t *hello)
+{
     unsigned char random[SHM_NAME_BYTES];
     mpt_status_t status = mpt_shm_random(comm, random, sizeof random);
     status = status ? status : mpt_shm_random(comm, hello->secret, sizeof hello->secret);
@@ -175,7 +192,8 @@ static mpt_status_t open_door(const mpt_comm_t *comm, setup_t *setup, hello_t *h
     return mpt_shm_listen(comm, hello->name, &setup->listener);
 }
 
-static mpt_status_t exchange_hellos(mpt_comm_t *comm, setup_t *setup) {
+static mpt_status_t exchange_hellos(mpt_comm_t *comm, setup_t *setup)
+{
     const shm_t *shm = comm->impl;
     hello_t hello = {.status = MPT_OK};
     mpt_status_t status = make_segment(comm, &setup->segment_fd);
@@ -192,7 +210,8 @@ static mpt_status_t exchange_hellos(mpt_comm_t *comm, setup_t *setup) {
 /* A connection waits in its listener's queue until it is accepted, so with a vote between the steps
  * none of them has to wait: connect to all lower ranks, vote, accept all higher ones and offer the
  * segment, vote, take. */
-static mpt_status_t map_over_sockets(mpt_comm_t *comm, setup_t *setup) {
+static mpt_status_t map_over_sockets(mpt_comm_t *comm, setup_t *setup)
+{
     shm_t *shm = comm->impl;
     const char *secret = setup->hellos[0].secret;
     mpt_status_t status = MPT_OK;
@@ -209,7 +228,8 @@ static mpt_status_t map_over_sockets(mpt_comm_t *comm, setup_t *setup) {
     return agree(setup, mpt_shm_take(comm, shm->segment_bytes, 1, shm->segments));
 }
 
-static mpt_status_t connect_segments(mpt_comm_t *comm, setup_t *setup) {
+static mpt_status_t connect_segments(mpt_comm_t *comm, setup_t *setup)
+{
     shm_t *shm = comm->impl;
     mpt_status_t status = exchange_hellos(comm, setup);
     if (status)
@@ -222,7 +242,8 @@ static mpt_status_t connect_segments(mpt_comm_t *comm, setup_t *setup) {
 }
 
 /* Let go of the segments. Threads share one mapping of each, which the last user unmaps. */
-static void release_segments(mpt_comm_t *comm) {
+static void release_segments(mpt_comm_t *comm)
+{
     shm_t *shm = comm->impl;
     for (int r = 0; r < comm->ranks; r++) {
         if (!shm->segments[r])
@@ -233,7 +254,8 @@ static void release_segments(mpt_comm_t *comm) {
     }
 }
 
-static void drop_own_segment(mpt_comm_t *comm) {
+static void drop_own_segment(mpt_comm_t *comm)
+{
     shm_t *shm = comm->impl;
     for (int r = 0; r < comm->ranks; r++)
         if (shm->segments[r] && (r == comm->rank || !shm->one_process))
@@ -241,7 +263,8 @@ static void drop_own_segment(mpt_comm_t *comm) {
 }
 
 /* Create over a boot that need not be comm->boot: a split makes one of its own. */
-static mpt_status_t create_over(mpt_comm_t *comm, mpt_boot_t *boot) {
+static mpt_status_t create_over(mpt_comm_t *comm, mpt_boot_t *boot)
+{
     mpt_status_t status = MPT_ERR_NO_MEMORY;
     size_t n = (size_t)comm->ranks;
     setup_t setup = {.boot = boot, .listener = -1, .segment_fd = -1};
@@ -271,14 +294,16 @@ done:
     return status;
 }
 
-static mpt_status_t shm_create(mpt_comm_t *comm) {
+static mpt_status_t shm_create(mpt_comm_t *comm)
+{
     if (comm->boot->local_ranks == comm->ranks && comm->ranks <= SHM_MAX_RANKS)
         return create_over(comm, comm->boot);
     mpt_comm_log_error(comm, "backend shm serves ranks of one host only, 1024 at most");
     return MPT_ERR_INVALID_ARG;
 }
 
-static void shm_destroy(mpt_comm_t *comm) {
+static void shm_destroy(mpt_comm_t *comm)
+{
     shm_t *shm = comm->impl;
     while (shm->regions)
         mpt_shm_deregister(comm, shm->regions);
@@ -296,7 +321,8 @@ typedef struct family {
     const int *members; /* the child's ranks, in the parent's numbers */
 } family_t;
 
-static mpt_status_t family_exchange(mpt_boot_t *boot, const void *send, void *recv, size_t bytes) {
+static mpt_status_t family_exchange(mpt_boot_t *boot, const void *send, void *recv, size_t bytes)
+{
     const family_t *family = boot->impl;
     mpt_status_t status = MPT_OK;
     for (int r = 0; r < boot->ranks && !status; r++)
@@ -312,7 +338,8 @@ static mpt_status_t family_exchange(mpt_boot_t *boot, const void *send, void *re
 
 static const mpt_boot_ops_t family_ops = {"family", family_exchange, NULL};
 
-static mpt_status_t shm_split(mpt_comm_t *comm, int color, const int *members, mpt_comm_t *child) {
+static mpt_status_t shm_split(mpt_comm_t *comm, int color, const int *members, mpt_comm_t *child)
+{
     (void)color;
     if (!child)
         return MPT_OK;
@@ -331,18 +358,21 @@ static mpt_status_t shm_split(mpt_comm_t *comm, int color, const int *members, m
  * ------------------------------------------------------------------------ */
 
 static mpt_status_t shm_send(mpt_comm_t *comm, const void *buffer, size_t bytes, int peer,
-                             mpt_stream_t *stream) {
+                             mpt_stream_t *stream)
+{
     (void)stream;
     return mpt_shm_mail_send(comm, 0, buffer, bytes, peer);
 }
 
 static mpt_status_t shm_recv(mpt_comm_t *comm, void *buffer, size_t bytes, int peer,
-                             mpt_stream_t *stream) {
+                             mpt_stream_t *stream)
+{
     (void)stream;
     return mpt_shm_mail_recv(comm, 0, buffer, bytes, peer);
 }
 
-static mpt_status_t shm_poll(mpt_comm_t *comm) {
+static mpt_status_t shm_poll(mpt_comm_t *comm)
+{
     mpt_status_t status = mpt_shm_check_alarm(comm);
     return status ? status : mpt_shm_check_peers(comm);
 }

@@ -26,7 +26,7 @@ extern "C" {
 #define SHM_LINE 64
 #define SHM_MAX_RANKS 1024
 #define SHM_LANES 2
-#define SHM_HALF_BYTES ((size_t)1 << 20) /* of staging; the best of those measured: stays in the L2 cache */
+#define SHM_HALF_BYTES ((size_t)1 << 20) /* of staging: hides a meeting, fits the L2 cache */
 #define SHM_SETUP_RING_BYTES ((size_t)512)
 
 /* One word that grows, and how many ranks sleep on it. */
@@ -70,12 +70,13 @@ typedef struct shm_call {
 enum { SHM_OUTSIDE = 0, SHM_INSIDE = 1, SHM_LEFT = 2 };
 
 typedef struct shm_head {
-    shm_flag_t arrived; /* barriers that the owner has reached */
-    shm_flag_t alarm;   /* set by peers: 1 + rank of the first that gave up */
-    shm_flag_t state;   /* SHM_OUTSIDE or SHM_INSIDE a collective, SHM_LEFT: destroyed */
-    shm_flag_t users;   /* threads: ranks that still look at this segment */
+    shm_flag_t arrived;  /* barriers that the owner has reached */
+    shm_flag_t alarm;    /* set by peers: 1 + rank of the first that gave up */
+    shm_flag_t state;    /* SHM_OUTSIDE or SHM_INSIDE a collective, SHM_LEFT: destroyed */
+    shm_flag_t users;    /* threads: ranks that still look at this segment */
     shm_call_t calls[2]; /* one is read while the next is written */
-    char reason[MPT_COMM_MAX_TEXT]; /* why the owner gave up; written once, before it raises alarms */
+    /* Why the owner gave up; written once, before it raises alarms. */
+    char reason[MPT_COMM_MAX_TEXT];
 } shm_head_t;
 
 /* A registered allocation and where each rank's lies in this address space. */
@@ -88,21 +89,21 @@ typedef struct shm_region {
 } shm_region_t;
 
 typedef struct shm {
-    char **segments;      /* [ranks], this rank's own included */
+    char **segments; /* [ranks], this rank's own included */
     size_t segment_bytes;
-    size_t ring_bytes;    /* of lane 0, a power of two */
+    size_t ring_bytes; /* of lane 0, a power of two */
     int one_process;
-    int *links;           /* [ranks] sockets; -1: this rank, or threads */
-    uint32_t epoch;       /* barriers that this rank has reached */
-    uint32_t begun;       /* calls of mpt_shm_begin: says which of calls[] is the newest */
-    uint32_t *written;    /* [lanes][ranks] our side's count of each channel to a peer */
-    uint32_t *taken;      /* [lanes][ranks] and of each channel from a peer */
-    int gave_up;          /* alarms raised, or one heeded */
+    int *links;        /* [ranks] sockets; -1: this rank, or threads */
+    uint32_t epoch;    /* barriers that this rank has reached */
+    uint32_t begun;    /* calls of mpt_shm_begin: says which of calls[] is the newest */
+    uint32_t *written; /* [lanes][ranks] our side's count of each channel to a peer */
+    uint32_t *taken;   /* [lanes][ranks] and of each channel from a peer */
+    int gave_up;       /* alarms raised, or one heeded */
     int64_t regions_made;
     shm_region_t *regions;
-    const void **sends;   /* [ranks] the peers' send buffers in this call, where registered */
-    const void **recvs;   /* [ranks] and their receive buffers */
-    const void **sources; /* [ranks] arguments of one sum */
+    const void **sends;     /* [ranks] the peers' send buffers in this call, where registered */
+    const void **recvs;     /* [ranks] and their receive buffers */
+    const void **sources;   /* [ranks] arguments of one sum */
     unsigned char *missing; /* [ranks] */
 } shm_t;
 

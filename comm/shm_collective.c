@@ -17,7 +17,8 @@ static const char *const op_names[] = {"nothing",   "reduce_scatter", "all_gathe
 /* ---- begin and end
  * ------------------------------------------------------------------------------- */
 
-static void describe(char *text, size_t size, const shm_call_t *call) {
+static void describe(char *text, size_t size, const shm_call_t *call)
+{
     snprintf(text, size, "%s (%s to %s, %llu bytes, root %d)",
              op_names[call->op % (sizeof op_names / sizeof op_names[0])],
              mpt_dtype_name((mpt_dtype_t)(call->wire % MPT_DTYPE_COUNT)),
@@ -25,12 +26,14 @@ static void describe(char *text, size_t size, const shm_call_t *call) {
              (unsigned long long)call->bytes, call->root);
 }
 
-static int same_call(const shm_call_t *a, const shm_call_t *b) {
+static int same_call(const shm_call_t *a, const shm_call_t *b)
+{
     return a->op == b->op && a->root == b->root && a->wire == b->wire && a->out == b->out &&
            a->bytes == b->bytes;
 }
 
-static mpt_status_t give_up_on_mismatch(mpt_comm_t *comm, int peer) {
+static mpt_status_t give_up_on_mismatch(mpt_comm_t *comm, int peer)
+{
     const shm_t *shm = comm->impl;
     char mine[96], theirs[96], text[MPT_COMM_MAX_TEXT];
     describe(mine, sizeof mine, mpt_shm_call(shm, comm->rank));
@@ -40,7 +43,8 @@ static mpt_status_t give_up_on_mismatch(mpt_comm_t *comm, int peer) {
     return mpt_shm_give_up(comm, text);
 }
 
-mpt_status_t mpt_shm_begin(mpt_comm_t *comm, const shm_call_t *call) {
+mpt_status_t mpt_shm_begin(mpt_comm_t *comm, const shm_call_t *call)
+{
     shm_t *shm = comm->impl;
     shm->begun++;
     *mpt_shm_call(shm, comm->rank) = *call;
@@ -55,7 +59,8 @@ mpt_status_t mpt_shm_begin(mpt_comm_t *comm, const shm_call_t *call) {
     return status;
 }
 
-mpt_status_t mpt_shm_end(mpt_comm_t *comm, mpt_status_t status) {
+mpt_status_t mpt_shm_end(mpt_comm_t *comm, mpt_status_t status)
+{
     mpt_shm_store(&mpt_shm_head(comm->impl, comm->rank)->state, SHM_OUTSIDE);
     return status;
 }
@@ -65,7 +70,8 @@ mpt_status_t mpt_shm_end(mpt_comm_t *comm, mpt_status_t status) {
 
 /* Fill shm->sends, and say whether every rank's send buffer can be read. Every rank finds the same.
  */
-static int find_sends(const mpt_comm_t *comm) {
+static int find_sends(const mpt_comm_t *comm)
+{
     const shm_t *shm = comm->impl;
     int all = 1;
     for (int r = 0; r < comm->ranks; r++)
@@ -73,7 +79,8 @@ static int find_sends(const mpt_comm_t *comm) {
     return all;
 }
 
-static int find_recvs(const mpt_comm_t *comm) {
+static int find_recvs(const mpt_comm_t *comm)
+{
     const shm_t *shm = comm->impl;
     int all = 1;
     for (int r = 0; r < comm->ranks; r++)
@@ -82,7 +89,8 @@ static int find_recvs(const mpt_comm_t *comm) {
 }
 
 /* Bytes of one of `ranks` blocks that share a half: a multiple of 64, so of every element too. */
-static size_t block_bytes(const mpt_comm_t *comm) {
+static size_t block_bytes(const mpt_comm_t *comm)
+{
     return SHM_HALF_BYTES / (size_t)comm->ranks / SHM_LINE * SHM_LINE;
 }
 
@@ -96,7 +104,8 @@ typedef struct reduce_job {
     mpt_dtype_t wire, out;
 } reduce_job_t;
 
-static mpt_status_t reduce_scatter_direct(mpt_comm_t *comm, const reduce_job_t *job) {
+static mpt_status_t reduce_scatter_direct(mpt_comm_t *comm, const reduce_job_t *job)
+{
     const shm_t *shm = comm->impl;
     for (int r = 0; r < comm->ranks; r++)
         shm->sources[r] = (const char *)shm->sends[r] + (size_t)comm->rank * job->slice;
@@ -107,7 +116,8 @@ static mpt_status_t reduce_scatter_direct(mpt_comm_t *comm, const reduce_job_t *
 
 /* Show each peer `bytes` bytes of its block, starting at `first` within it. */
 static void fill_blocks(const mpt_comm_t *comm, int half, const char *send, size_t stride,
-                        size_t first, size_t bytes) {
+                        size_t first, size_t bytes)
+{
     char *stage = mpt_shm_stage(comm, comm->rank, half);
     for (int r = 0; r < comm->ranks; r++)
         if (r != comm->rank)
@@ -115,11 +125,13 @@ static void fill_blocks(const mpt_comm_t *comm, int half, const char *send, size
                           send + (size_t)r * stride + first, bytes);
 }
 
-static const char *block_for_us(const mpt_comm_t *comm, int peer, int half) {
+static const char *block_for_us(const mpt_comm_t *comm, int peer, int half)
+{
     return mpt_shm_stage(comm, peer, half) + (size_t)comm->rank * block_bytes(comm);
 }
 
-static mpt_status_t reduce_scatter_staged(mpt_comm_t *comm, const reduce_job_t *job) {
+static mpt_status_t reduce_scatter_staged(mpt_comm_t *comm, const reduce_job_t *job)
+{
     const shm_t *shm = comm->impl;
     size_t bytes, wire_bytes = mpt_dtype_bytes(job->wire), out_bytes = mpt_dtype_bytes(job->out);
     int half = 0;
@@ -139,7 +151,8 @@ static mpt_status_t reduce_scatter_staged(mpt_comm_t *comm, const reduce_job_t *
 }
 
 mpt_status_t mpt_shm_reduce_scatter(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
-                                    mpt_dtype_t wire, mpt_dtype_t out, mpt_stream_t *stream) {
+                                    mpt_dtype_t wire, mpt_dtype_t out, mpt_stream_t *stream)
+{
     (void)stream;
     reduce_job_t job = {send, recv, (size_t)count * mpt_dtype_bytes(wire), wire, out};
     shm_call_t call = {.op = SHM_REDUCE_SCATTER,
@@ -157,8 +170,8 @@ mpt_status_t mpt_shm_reduce_scatter(mpt_comm_t *comm, const void *send, void *re
 /* ---- all_gather
  * ------------------------------------------------------------------------------------ */
 
-static mpt_status_t all_gather_direct(mpt_comm_t *comm, const char *send, char *recv,
-                                      size_t bytes) {
+static mpt_status_t all_gather_direct(mpt_comm_t *comm, const char *send, char *recv, size_t bytes)
+{
     const shm_t *shm = comm->impl;
     for (int k = 0; k < comm->ranks; k++) { /* each starts elsewhere, so that not all read one */
         int r = (comm->rank + k) % comm->ranks;
@@ -168,8 +181,8 @@ static mpt_status_t all_gather_direct(mpt_comm_t *comm, const char *send, char *
     return mpt_shm_barrier(comm);
 }
 
-static mpt_status_t all_gather_staged(mpt_comm_t *comm, const char *send, char *recv,
-                                      size_t bytes) {
+static mpt_status_t all_gather_staged(mpt_comm_t *comm, const char *send, char *recv, size_t bytes)
+{
     int half = 0;
     size_t part;
     for (size_t first = 0; first < bytes; first += part, half ^= 1) {
@@ -189,7 +202,8 @@ static mpt_status_t all_gather_staged(mpt_comm_t *comm, const char *send, char *
 }
 
 mpt_status_t mpt_shm_all_gather(mpt_comm_t *comm, const void *send, void *recv, size_t bytes,
-                                mpt_stream_t *stream) {
+                                mpt_stream_t *stream)
+{
     (void)stream;
     shm_call_t call = {
         .op = SHM_ALL_GATHER, .bytes = bytes, .send = mpt_shm_find(comm, send, bytes)};
@@ -203,8 +217,8 @@ mpt_status_t mpt_shm_all_gather(mpt_comm_t *comm, const void *send, void *recv, 
 /* ---- all_reduce: a reduce_scatter, then an all_gather, over padded slices
  * --------------------------- */
 
-static mpt_status_t all_reduce_direct(mpt_comm_t *comm, char *recv, int64_t count,
-                                      mpt_dtype_t wire) {
+static mpt_status_t all_reduce_direct(mpt_comm_t *comm, char *recv, int64_t count, mpt_dtype_t wire)
+{
     const shm_t *shm = comm->impl;
     size_t element = mpt_dtype_bytes(wire);
     int64_t per = mpt_comm_slice_count(count, comm->ranks);
@@ -228,7 +242,8 @@ static mpt_status_t all_reduce_direct(mpt_comm_t *comm, char *recv, int64_t coun
 /* One chunk that fits a half: half 0 shows the contributions, half 1 the sums. Two meetings, so
  * that both may be filled again for the next chunk at once. */
 static mpt_status_t all_reduce_chunk(mpt_comm_t *comm, const char *send, char *recv, int64_t count,
-                                     mpt_dtype_t wire) {
+                                     mpt_dtype_t wire)
+{
     const shm_t *shm = comm->impl;
     size_t element = mpt_dtype_bytes(wire);
     int64_t per = mpt_comm_slice_count(count, comm->ranks);
@@ -254,7 +269,8 @@ static mpt_status_t all_reduce_chunk(mpt_comm_t *comm, const char *send, char *r
 }
 
 static mpt_status_t all_reduce_staged(mpt_comm_t *comm, const char *send, char *recv, int64_t count,
-                                      mpt_dtype_t wire) {
+                                      mpt_dtype_t wire)
+{
     size_t element = mpt_dtype_bytes(wire);
     int64_t chunk = (int64_t)(SHM_HALF_BYTES / element);
     mpt_status_t status = MPT_OK;
@@ -267,7 +283,8 @@ static mpt_status_t all_reduce_staged(mpt_comm_t *comm, const char *send, char *
 }
 
 mpt_status_t mpt_shm_all_reduce(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
-                                mpt_dtype_t wire, mpt_stream_t *stream) {
+                                mpt_dtype_t wire, mpt_stream_t *stream)
+{
     (void)stream;
     size_t bytes = (size_t)count * mpt_dtype_bytes(wire);
     shm_call_t call = {.op = SHM_ALL_REDUCE,
@@ -287,14 +304,16 @@ mpt_status_t mpt_shm_all_reduce(mpt_comm_t *comm, const void *send, void *recv, 
 /* ---- broadcast
  * ------------------------------------------------------------------------------------- */
 
-static mpt_status_t broadcast_direct(mpt_comm_t *comm, char *buffer, size_t bytes, int root) {
+static mpt_status_t broadcast_direct(mpt_comm_t *comm, char *buffer, size_t bytes, int root)
+{
     const shm_t *shm = comm->impl;
     if (comm->rank != root)
         mpt_comm_copy(comm, buffer, shm->sends[root], bytes);
     return mpt_shm_barrier(comm);
 }
 
-static mpt_status_t broadcast_staged(mpt_comm_t *comm, char *buffer, size_t bytes, int root) {
+static mpt_status_t broadcast_staged(mpt_comm_t *comm, char *buffer, size_t bytes, int root)
+{
     int half = 0;
     size_t part;
     for (size_t first = 0; first < bytes; first += part, half ^= 1) {
@@ -311,7 +330,8 @@ static mpt_status_t broadcast_staged(mpt_comm_t *comm, char *buffer, size_t byte
 }
 
 mpt_status_t mpt_shm_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, int root,
-                               mpt_stream_t *stream) {
+                               mpt_stream_t *stream)
+{
     (void)stream;
     const shm_t *shm = comm->impl;
     shm_call_t call = {.op = SHM_BROADCAST,
@@ -330,7 +350,8 @@ mpt_status_t mpt_shm_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, int
 /* ---- all_to_all
  * ------------------------------------------------------------------------------------ */
 
-static mpt_status_t all_to_all_direct(mpt_comm_t *comm, char *recv, size_t bytes) {
+static mpt_status_t all_to_all_direct(mpt_comm_t *comm, char *recv, size_t bytes)
+{
     const shm_t *shm = comm->impl;
     for (int k = 0; k < comm->ranks; k++) {
         int r = (comm->rank + k) % comm->ranks;
@@ -340,8 +361,8 @@ static mpt_status_t all_to_all_direct(mpt_comm_t *comm, char *recv, size_t bytes
     return mpt_shm_barrier(comm);
 }
 
-static mpt_status_t all_to_all_staged(mpt_comm_t *comm, const char *send, char *recv,
-                                      size_t bytes) {
+static mpt_status_t all_to_all_staged(mpt_comm_t *comm, const char *send, char *recv, size_t bytes)
+{
     int half = 0;
     size_t part;
     for (size_t first = 0; first < bytes; first += part, half ^= 1) {
@@ -362,7 +383,8 @@ static mpt_status_t all_to_all_staged(mpt_comm_t *comm, const char *send, char *
 }
 
 mpt_status_t mpt_shm_all_to_all(mpt_comm_t *comm, const void *send, void *recv, size_t bytes,
-                                mpt_stream_t *stream) {
+                                mpt_stream_t *stream)
+{
     (void)stream;
     shm_call_t call = {.op = SHM_ALL_TO_ALL,
                        .bytes = bytes,

@@ -19,25 +19,29 @@ typedef struct greeting {
     int32_t rank;
 } greeting_t;
 
-static mpt_status_t log_errno(const mpt_comm_t *comm, const char *what) {
+static mpt_status_t log_errno(const mpt_comm_t *comm, const char *what)
+{
     char text[MPT_COMM_MAX_TEXT];
     snprintf(text, sizeof text, "%s: %s", what, strerror(errno));
     mpt_comm_log_error(comm, text);
     return MPT_ERR_COMM;
 }
 
-mpt_status_t mpt_shm_random(const mpt_comm_t *comm, void *bytes, size_t count) {
+mpt_status_t mpt_shm_random(const mpt_comm_t *comm, void *bytes, size_t count)
+{
     return getrandom(bytes, count, 0) == (ssize_t)count ? MPT_OK : log_errno(comm, "getrandom");
 }
 
 /* An address that starts with a zero byte has no file behind it. Returns its length. */
-static socklen_t abstract_address(const char *name, struct sockaddr_un *address) {
+static socklen_t abstract_address(const char *name, struct sockaddr_un *address)
+{
     *address = (struct sockaddr_un){.sun_family = AF_UNIX};
     int length = snprintf(address->sun_path + 1, sizeof address->sun_path - 1, "mpt-ddp-%s", name);
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
 }
 
-mpt_status_t mpt_shm_listen(const mpt_comm_t *comm, const char *name, int *listener_p) {
+mpt_status_t mpt_shm_listen(const mpt_comm_t *comm, const char *name, int *listener_p)
+{
     struct sockaddr_un address;
     socklen_t length = abstract_address(name, &address);
     int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -52,7 +56,8 @@ mpt_status_t mpt_shm_listen(const mpt_comm_t *comm, const char *name, int *liste
     return MPT_OK;
 }
 
-mpt_status_t mpt_shm_connect(mpt_comm_t *comm, const char *name, const char *secret, int peer) {
+mpt_status_t mpt_shm_connect(mpt_comm_t *comm, const char *name, const char *secret, int peer)
+{
     shm_t *shm = comm->impl;
     struct sockaddr_un address;
     socklen_t length = abstract_address(name, &address);
@@ -71,7 +76,8 @@ mpt_status_t mpt_shm_connect(mpt_comm_t *comm, const char *name, const char *sec
 }
 
 /* The higher rank behind a connection; -1: a stranger. */
-static int greeted_by(const mpt_comm_t *comm, int link, const char *secret) {
+static int greeted_by(const mpt_comm_t *comm, int link, const char *secret)
+{
     const shm_t *shm = comm->impl;
     greeting_t greeting;
     if (recv(link, &greeting, sizeof greeting, MSG_DONTWAIT) != (ssize_t)sizeof greeting ||
@@ -81,7 +87,8 @@ static int greeted_by(const mpt_comm_t *comm, int link, const char *secret) {
     return rank > comm->rank && rank < comm->ranks && shm->links[rank] < 0 ? rank : -1;
 }
 
-mpt_status_t mpt_shm_accept(mpt_comm_t *comm, int listener, const char *secret) {
+mpt_status_t mpt_shm_accept(mpt_comm_t *comm, int listener, const char *secret)
+{
     shm_t *shm = comm->impl;
     for (int left = comm->ranks - 1 - comm->rank; left > 0;) {
         int link = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
@@ -104,7 +111,8 @@ typedef union fd_control {
     char space[CMSG_SPACE(sizeof(int))];
 } fd_control_t;
 
-static int send_fd(int link, int fd) {
+static int send_fd(int link, int fd)
+{
     fd_control_t control = {.space = {0}};
     char byte = 0;
     struct iovec part = {&byte, 1};
@@ -121,7 +129,8 @@ static int send_fd(int link, int fd) {
 }
 
 /* The descriptor, or -1. */
-static int recv_fd(int link) {
+static int recv_fd(int link)
+{
     fd_control_t control = {.space = {0}};
     char byte;
     int fd = -1;
@@ -139,7 +148,8 @@ static int recv_fd(int link) {
     return fd;
 }
 
-mpt_status_t mpt_shm_offer(const mpt_comm_t *comm, int fd) {
+mpt_status_t mpt_shm_offer(const mpt_comm_t *comm, int fd)
+{
     const shm_t *shm = comm->impl;
     for (int r = 0; r < comm->ranks; r++)
         if (r != comm->rank && send_fd(shm->links[r], fd))
@@ -148,7 +158,8 @@ mpt_status_t mpt_shm_offer(const mpt_comm_t *comm, int fd) {
 }
 
 /* The file must be as long as its owner says, or reading the mapping would raise SIGBUS. */
-static char *map_fd(int fd, size_t bytes, int writable) {
+static char *map_fd(int fd, size_t bytes, int writable)
+{
     struct stat info;
     if (fstat(fd, &info) || info.st_size < 0 || (size_t)info.st_size < bytes)
         return NULL;
@@ -158,7 +169,8 @@ static char *map_fd(int fd, size_t bytes, int writable) {
 }
 
 static mpt_status_t take_one(const mpt_comm_t *comm, size_t bytes, int writable, int peer,
-                             char **address_p) {
+                             char **address_p)
+{
     const shm_t *shm = comm->impl;
     int fd = recv_fd(shm->links[peer]);
     if (fd < 0)
@@ -169,7 +181,8 @@ static mpt_status_t take_one(const mpt_comm_t *comm, size_t bytes, int writable,
     return status;
 }
 
-mpt_status_t mpt_shm_take(const mpt_comm_t *comm, size_t bytes, int writable, char **peers) {
+mpt_status_t mpt_shm_take(const mpt_comm_t *comm, size_t bytes, int writable, char **peers)
+{
     mpt_status_t status = MPT_OK;
     int peer = 0;
     for (; peer < comm->ranks && !status; peer++)
@@ -186,13 +199,15 @@ mpt_status_t mpt_shm_take(const mpt_comm_t *comm, size_t bytes, int writable, ch
     return status;
 }
 
-int mpt_shm_peer_gone(const shm_t *shm, int peer) {
+int mpt_shm_peer_gone(const shm_t *shm, int peer)
+{
     struct pollfd link = {.fd = shm->links[peer], .events = POLLRDHUP};
     return link.fd >= 0 && poll(&link, 1, 0) > 0 &&
            (link.revents & (POLLHUP | POLLRDHUP | POLLERR)) != 0;
 }
 
-void mpt_shm_unlink(const mpt_comm_t *comm) {
+void mpt_shm_unlink(const mpt_comm_t *comm)
+{
     shm_t *shm = comm->impl;
     for (int r = 0; r < comm->ranks; r++) {
         if (shm->links[r] >= 0)

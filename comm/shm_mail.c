@@ -8,14 +8,16 @@
 #include <stdio.h>
 #include <string.h>
 
-static void ring_put(char *ring, size_t ring_bytes, uint32_t at, const char *data, size_t bytes) {
+static void ring_put(char *ring, size_t ring_bytes, uint32_t at, const char *data, size_t bytes)
+{
     size_t first = at & (ring_bytes - 1);
     size_t head = mpt_min_bytes(bytes, ring_bytes - first);
     memcpy(ring + first, data, head);
     memcpy(ring, data + head, bytes - head);
 }
 
-static void ring_get(const char *ring, size_t ring_bytes, uint32_t at, char *data, size_t bytes) {
+static void ring_get(const char *ring, size_t ring_bytes, uint32_t at, char *data, size_t bytes)
+{
     size_t first = at & (ring_bytes - 1);
     size_t head = mpt_min_bytes(bytes, ring_bytes - first);
     memcpy(data, ring + first, head);
@@ -23,8 +25,8 @@ static void ring_get(const char *ring, size_t ring_bytes, uint32_t at, char *dat
 }
 
 /* Half a ring at a time, so that one side fills while the other empties. */
-static mpt_status_t stream_out(mpt_comm_t *comm, int lane, const char *data, size_t bytes,
-                               int peer) {
+static mpt_status_t stream_out(mpt_comm_t *comm, int lane, const char *data, size_t bytes, int peer)
+{
     shm_t *shm = comm->impl;
     shm_channel_t *channel = mpt_shm_channel(comm, lane, peer, comm->rank);
     char *ring = mpt_shm_ring(comm, lane, peer, comm->rank);
@@ -44,7 +46,8 @@ static mpt_status_t stream_out(mpt_comm_t *comm, int lane, const char *data, siz
     return MPT_OK;
 }
 
-static mpt_status_t stream_in(mpt_comm_t *comm, int lane, char *data, size_t bytes, int peer) {
+static mpt_status_t stream_in(mpt_comm_t *comm, int lane, char *data, size_t bytes, int peer)
+{
     shm_t *shm = comm->impl;
     shm_channel_t *channel = mpt_shm_channel(comm, lane, comm->rank, peer);
     const char *ring = mpt_shm_ring(comm, lane, comm->rank, peer);
@@ -64,14 +67,16 @@ static mpt_status_t stream_in(mpt_comm_t *comm, int lane, char *data, size_t byt
 }
 
 mpt_status_t mpt_shm_mail_send(mpt_comm_t *comm, int lane, const void *buffer, size_t bytes,
-                               int peer) {
+                               int peer)
+{
     mpt_status_t status = mpt_shm_check_alarm(comm);
     uint64_t length = bytes;
     status = status ? status : stream_out(comm, lane, (const char *)&length, sizeof length, peer);
     return status ? status : stream_out(comm, lane, buffer, bytes, peer);
 }
 
-mpt_status_t mpt_shm_mail_recv(mpt_comm_t *comm, int lane, void *buffer, size_t bytes, int peer) {
+mpt_status_t mpt_shm_mail_recv(mpt_comm_t *comm, int lane, void *buffer, size_t bytes, int peer)
+{
     mpt_status_t status = mpt_shm_check_alarm(comm);
     uint64_t length = 0;
     status = status ? status : stream_in(comm, lane, (char *)&length, sizeof length, peer);

@@ -8,20 +8,23 @@
  * learn whether all could. So a rank that runs out of addresses fails the call on every rank, and
  * nobody waits for a file that never comes. */
 
-static mpt_status_t all_could(mpt_comm_t *comm) {
+static mpt_status_t all_could(mpt_comm_t *comm)
+{
     for (int r = 0; r < comm->ranks; r++)
         if (mpt_shm_call(comm->impl, r)->status)
             return mpt_shm_give_up(comm, "a rank could not share its memory");
     return MPT_OK;
 }
 
-static void unmap_peers(const mpt_comm_t *comm, const shm_region_t *region) {
+static void unmap_peers(const mpt_comm_t *comm, const shm_region_t *region)
+{
     for (int r = 0; r < comm->ranks && !region->borrowed; r++)
         if (r != comm->rank && region->peers[r])
             munmap(region->peers[r], region->bytes);
 }
 
-static mpt_status_t take_peers(const mpt_comm_t *comm, shm_region_t *region) {
+static mpt_status_t take_peers(const mpt_comm_t *comm, shm_region_t *region)
+{
     const shm_t *shm = comm->impl;
     if (!shm->one_process)
         return mpt_shm_take(comm, region->bytes, 0, region->peers);
@@ -31,7 +34,8 @@ static mpt_status_t take_peers(const mpt_comm_t *comm, shm_region_t *region) {
 }
 
 /* Both meetings. `region` may be NULL: this rank has no memory for it, and says so. */
-static mpt_status_t meet_and_take(mpt_comm_t *comm, const mpt_mem_t *mem, shm_region_t *region) {
+static mpt_status_t meet_and_take(mpt_comm_t *comm, const mpt_mem_t *mem, shm_region_t *region)
+{
     shm_t *shm = comm->impl;
     shm_call_t call = {.op = SHM_REGISTER,
                        .bytes = mem->bytes,
@@ -48,7 +52,8 @@ static mpt_status_t meet_and_take(mpt_comm_t *comm, const mpt_mem_t *mem, shm_re
     return status ? status : all_could(comm);
 }
 
-mpt_status_t mpt_shm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **handle_p) {
+mpt_status_t mpt_shm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **handle_p)
+{
     shm_t *shm = comm->impl;
     shm_region_t *region = calloc(1, sizeof *region + (size_t)comm->ranks * sizeof(char *));
     if (region) {
@@ -74,14 +79,16 @@ mpt_status_t mpt_shm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **han
 /* Collectives end with a meeting, so that a peer reads our memory only while we are inside one as
  * well. After a failure that no longer holds: a thread may still be reading. It leaves as soon as
  * it sees the alarm. (Processes have mappings of their own.) */
-static void await_readers(const mpt_comm_t *comm) {
+static void await_readers(const mpt_comm_t *comm)
+{
     const shm_t *shm = comm->impl;
     for (int r = 0; r < comm->ranks; r++)
         while (r != comm->rank && mpt_shm_load(&mpt_shm_head(shm, r)->state) == SHM_INSIDE)
             sched_yield();
 }
 
-void mpt_shm_deregister(mpt_comm_t *comm, void *handle) {
+void mpt_shm_deregister(mpt_comm_t *comm, void *handle)
+{
     shm_t *shm = comm->impl;
     shm_region_t *region = handle;
     shm_region_t **link = &shm->regions;
@@ -96,7 +103,8 @@ void mpt_shm_deregister(mpt_comm_t *comm, void *handle) {
     free(region);
 }
 
-shm_place_t mpt_shm_find(const mpt_comm_t *comm, const void *pointer, size_t bytes) {
+shm_place_t mpt_shm_find(const mpt_comm_t *comm, const void *pointer, size_t bytes)
+{
     const shm_t *shm = comm->impl;
     uintptr_t first = (uintptr_t)pointer;
     for (const shm_region_t *region = shm->regions; region; region = region->next) {
@@ -108,7 +116,8 @@ shm_place_t mpt_shm_find(const mpt_comm_t *comm, const void *pointer, size_t byt
     return (shm_place_t){.region = -1};
 }
 
-char *mpt_shm_address(const shm_t *shm, int peer, shm_place_t place) {
+char *mpt_shm_address(const shm_t *shm, int peer, shm_place_t place)
+{
     for (const shm_region_t *region = shm->regions; region; region = region->next)
         if (region->number == place.region)
             return region->peers[peer] + place.offset;

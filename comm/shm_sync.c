@@ -16,31 +16,36 @@
 #define YIELDS 100
 #define SLICE_NS 2000000L
 
-static void spin_pause(void) {
+static void spin_pause(void)
+{
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
 }
 
-static int reached(const shm_flag_t *flag, uint32_t value) {
+static int reached(const shm_flag_t *flag, uint32_t value)
+{
     return (int32_t)(mpt_shm_load(flag) - value) >= 0;
 }
 
-void mpt_shm_raise(shm_flag_t *flag, uint32_t value) {
+void mpt_shm_raise(shm_flag_t *flag, uint32_t value)
+{
     mpt_shm_store(flag, value);
     if (__atomic_load_n(&flag->sleepers, __ATOMIC_SEQ_CST))
         syscall(SYS_futex, &flag->value, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
 /* Sleep while the flag still holds `seen`, a slice at most. */
-static void sleep_on(shm_flag_t *flag, uint32_t seen) {
+static void sleep_on(shm_flag_t *flag, uint32_t seen)
+{
     const struct timespec slice = {.tv_nsec = SLICE_NS};
     __atomic_add_fetch(&flag->sleepers, 1, __ATOMIC_SEQ_CST);
     syscall(SYS_futex, &flag->value, FUTEX_WAIT, seen, &slice, NULL, 0);
     __atomic_sub_fetch(&flag->sleepers, 1, __ATOMIC_SEQ_CST);
 }
 
-void mpt_shm_raise_alarms(mpt_comm_t *comm, const char *reason) {
+void mpt_shm_raise_alarms(mpt_comm_t *comm, const char *reason)
+{
     shm_t *shm = comm->impl;
     if (shm->gave_up)
         return;
@@ -55,13 +60,15 @@ void mpt_shm_raise_alarms(mpt_comm_t *comm, const char *reason) {
     }
 }
 
-mpt_status_t mpt_shm_give_up(mpt_comm_t *comm, const char *text) {
+mpt_status_t mpt_shm_give_up(mpt_comm_t *comm, const char *text)
+{
     mpt_comm_log_error(comm, text);
     mpt_shm_raise_alarms(comm, text);
     return MPT_ERR_COMM;
 }
 
-mpt_status_t mpt_shm_check_alarm(mpt_comm_t *comm) {
+mpt_status_t mpt_shm_check_alarm(mpt_comm_t *comm)
+{
     shm_t *shm = comm->impl;
     uint32_t alarm = mpt_shm_load(&mpt_shm_head(shm, comm->rank)->alarm);
     if (!alarm)
@@ -76,11 +83,13 @@ mpt_status_t mpt_shm_check_alarm(mpt_comm_t *comm) {
     return MPT_ERR_COMM;
 }
 
-static int has_left(const shm_t *shm, int peer) {
+static int has_left(const shm_t *shm, int peer)
+{
     return mpt_shm_load(&mpt_shm_head(shm, peer)->state) == SHM_LEFT;
 }
 
-static mpt_status_t give_up_on(mpt_comm_t *comm, int peer) {
+static mpt_status_t give_up_on(mpt_comm_t *comm, int peer)
+{
     char text[MPT_COMM_MAX_TEXT];
     snprintf(text, sizeof text, "rank %d %s", mpt_comm_world_rank(comm, peer),
              has_left(comm->impl, peer) ? "has left" : "died");
@@ -97,7 +106,8 @@ mpt_status_t mpt_shm_check_peers(mpt_comm_t *comm)
 
 /* Who is not there yet: for a barrier all that have not reached it, else the one peer. */
 static mpt_status_t give_up_waiting(mpt_comm_t *comm, const shm_flag_t *flag, uint32_t value,
-                                    int peer) {
+                                    int peer)
+{
     shm_t *shm = comm->impl;
     int in_barrier = flag == &mpt_shm_head(shm, peer)->arrived;
     for (int r = 0; r < comm->ranks; r++)
@@ -111,7 +121,8 @@ static mpt_status_t give_up_waiting(mpt_comm_t *comm, const shm_flag_t *flag, ui
 /* A peer that is gone may have raised the flag first: look at the flag again after seeing it gone.
  */
 static mpt_status_t check_wait(mpt_comm_t *comm, const shm_flag_t *flag, uint32_t value, int peer,
-                               double start) {
+                               double start)
+{
     mpt_status_t status = mpt_shm_check_alarm(comm);
     if (status)
         return status;
@@ -123,7 +134,8 @@ static mpt_status_t check_wait(mpt_comm_t *comm, const shm_flag_t *flag, uint32_
     return MPT_OK;
 }
 
-static mpt_status_t wait_asleep(mpt_comm_t *comm, shm_flag_t *flag, uint32_t value, int peer) {
+static mpt_status_t wait_asleep(mpt_comm_t *comm, shm_flag_t *flag, uint32_t value, int peer)
+{
     double start = mpt_comm_now();
     for (;;) {
         uint32_t seen = mpt_shm_load(flag);
@@ -136,7 +148,8 @@ static mpt_status_t wait_asleep(mpt_comm_t *comm, shm_flag_t *flag, uint32_t val
     }
 }
 
-mpt_status_t mpt_shm_wait(mpt_comm_t *comm, shm_flag_t *flag, uint32_t value, int peer) {
+mpt_status_t mpt_shm_wait(mpt_comm_t *comm, shm_flag_t *flag, uint32_t value, int peer)
+{
     for (int i = comm->yield ? SPINS_YIELDING : SPINS; i > 0; i--) {
         if (reached(flag, value))
             return MPT_OK;
@@ -150,7 +163,8 @@ mpt_status_t mpt_shm_wait(mpt_comm_t *comm, shm_flag_t *flag, uint32_t value, in
     return wait_asleep(comm, flag, value, peer);
 }
 
-mpt_status_t mpt_shm_barrier(mpt_comm_t *comm) {
+mpt_status_t mpt_shm_barrier(mpt_comm_t *comm)
+{
     shm_t *shm = comm->impl;
     uint32_t epoch = ++shm->epoch;
     mpt_shm_raise(&mpt_shm_head(shm, comm->rank)->arrived, epoch);

@@ -16,18 +16,21 @@ typedef struct copy_job {
     size_t bytes;
 } copy_job_t;
 
-static void copy_piece(void *ctx, int task, int worker) {
+static void copy_piece(void *ctx, int task, int worker)
+{
     (void)worker;
     const copy_job_t *job = ctx;
     size_t first = (size_t)task * PIECE_BYTES;
     memcpy(job->dst + first, job->src + first, mpt_min_bytes(PIECE_BYTES, job->bytes - first));
 }
 
-static mpt_pool_t *pool_of(const mpt_comm_t *comm) {
+static mpt_pool_t *pool_of(const mpt_comm_t *comm)
+{
     return comm->device ? comm->device->pool : NULL;
 }
 
-void mpt_comm_copy(const mpt_comm_t *comm, void *dst, const void *src, size_t bytes) {
+void mpt_comm_copy(const mpt_comm_t *comm, void *dst, const void *src, size_t bytes)
+{
     mpt_pool_t *pool = pool_of(comm);
     size_t tasks = mpt_ceil_div(bytes, PIECE_BYTES);
     if (dst == src || bytes == 0)
@@ -50,7 +53,8 @@ typedef struct sum_job {
     int64_t piece; /* elements a task */
 } sum_job_t;
 
-static void sum_piece(void *ctx, int task, int worker) {
+static void sum_piece(void *ctx, int task, int worker)
+{
     (void)worker;
     const sum_job_t *job = ctx;
     const void *sources[MPT_COMM_MAX_RANKS];
@@ -64,7 +68,8 @@ static void sum_piece(void *ctx, int task, int worker) {
 }
 
 void mpt_comm_sum(const mpt_comm_t *comm, void *out, mpt_dtype_t out_dtype,
-                  const void *const *sources, mpt_dtype_t wire, int64_t count) {
+                  const void *const *sources, mpt_dtype_t wire, int64_t count)
+{
     mpt_pool_t *pool = pool_of(comm);
     int64_t piece = (int64_t)(PIECE_BYTES / mpt_dtype_bytes(wire));
     int64_t tasks = (count + piece - 1) / piece;
@@ -76,23 +81,27 @@ void mpt_comm_sum(const mpt_comm_t *comm, void *out, mpt_dtype_t out_dtype,
     mpt_pool_run(pool, sum_piece, &job, (int)tasks);
 }
 
-int mpt_comm_world_rank(const mpt_comm_t *comm, int rank) {
+int mpt_comm_world_rank(const mpt_comm_t *comm, int rank)
+{
     return comm->world ? comm->world[rank] : rank;
 }
 
-void mpt_comm_log_error(const mpt_comm_t *comm, const char *text) {
+void mpt_comm_log_error(const mpt_comm_t *comm, const char *text)
+{
     mpt_log_error(comm->log, "comm %s rank %d of %d: %s%s%s: %s", comm->ops->name, comm->rank,
                   comm->ranks, comm->what ? comm->what : "", comm->what ? ": " : "",
                   comm->op ? comm->op : "create", text);
 }
 
-static void append(char *text, size_t bytes, const char *word, int number) {
+static void append(char *text, size_t bytes, const char *word, int number)
+{
     size_t used = strlen(text);
     snprintf(text + used, bytes - used, "%s%d", word, number);
 }
 
 void mpt_comm_name_ranks(const mpt_comm_t *comm, const unsigned char *chosen, char *text,
-                         size_t bytes) {
+                         size_t bytes)
+{
     enum { SHOWN = 8 };
     int total = 0, shown = 0;
     for (int r = 0; r < comm->ranks; r++)
@@ -111,7 +120,8 @@ void mpt_comm_name_ranks(const mpt_comm_t *comm, const unsigned char *chosen, ch
     }
 }
 
-double mpt_comm_now(void) {
+double mpt_comm_now(void)
+{
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;

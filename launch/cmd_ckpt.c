@@ -17,8 +17,8 @@ static void print_info(const mpt_checkpoint_info_t *info)
            "model", (long long)info->layers, (long long)info->heads, (long long)info->dim,
            (long long)info->context, (long long)info->vocab,
            mpt_format_si((double)info->parameters).s);
-    printf("  %-10s %s, loss scale %g, saved by %d ranks\n", "run", info->compute,
-           info->loss_scale, info->saved_ranks);
+    printf("  %-10s %s, loss scale %g, saved by %d ranks\n", "run", info->compute, info->loss_scale,
+           info->saved_ranks);
 }
 
 static int cmd_info(int argc, char **argv)
@@ -72,8 +72,8 @@ static int export_model(const char *path, const char *out, const char *format)
         if (!out)
             fprintf(stderr, "mpt-ddp ckpt export: --out FILE says where to write the model\n");
         else
-            fprintf(stderr,
-                    "mpt-ddp ckpt export: unknown format \"%s\"; llmc-fp32 or llmc-bf16\n", format);
+            fprintf(stderr, "mpt-ddp ckpt export: unknown format \"%s\"; llmc-fp32 or llmc-bf16\n",
+                    format);
         return MPT_EXIT_USAGE;
     }
     mpt_status_t status = mpt_checkpoint_export(path, out, version, mpt_log_quiet, NULL);

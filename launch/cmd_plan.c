@@ -8,8 +8,7 @@ static void print_memory(const mpt_plan_t *plan)
     printf("\n%-34s %16s %12s %7s\n", "memory of a rank", "bytes", "", "share");
     for (int i = 0; i < plan->memory_rows; i++)
         printf("  %-32s %16lld %12s %6.1f%%\n", plan->memory[i].use,
-               (long long)plan->memory[i].bytes,
-               mpt_format_bytes((double)plan->memory[i].bytes).s,
+               (long long)plan->memory[i].bytes, mpt_format_bytes((double)plan->memory[i].bytes).s,
                plan->bytes > 0 ? 100.0 * (double)plan->memory[i].bytes / (double)plan->bytes : 0.0);
     printf("  %-32s %16lld %12s\n", "total", (long long)plan->bytes,
            mpt_format_bytes((double)plan->bytes).s);

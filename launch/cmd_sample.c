@@ -21,8 +21,8 @@ static void print_text(void *ctx, const char *text, size_t bytes)
 int mpt_cmd_sample(int argc, char **argv)
 {
     mpt_prompt_t prompt = {.text = NULL};
-    mpt_sample_params_t params = {.tokens = 256, .temperature = 0.8, .emit = print_text,
-                                  .ctx = &prompt};
+    mpt_sample_params_t params = {
+        .tokens = 256, .temperature = 0.8, .emit = print_text, .ctx = &prompt};
     int64_t seed = 1;
     int count, code;
     const mpt_option_t options[] = {

@@ -99,13 +99,15 @@ static mpt_status_t open_session(mpt_train_run_t *run, mpt_session_info_t *info_
 
 static void announce(const mpt_train_run_t *run, const mpt_session_info_t *info)
 {
+    char steps[64] = "";
+    if (info->first_step <= info->steps)
+        snprintf(steps, sizeof(steps), ", steps %lld to %lld", (long long)info->first_step,
+                 (long long)info->steps);
     mpt_progress_note(run->progress,
-                      "%s parameters, %s on %s (%s), %d rank%s x %d thread%s, %lld tokens a step, "
-                      "steps %lld to %lld",
+                      "%s parameters, %s on %s (%s), %d rank%s x %d thread%s, %lld tokens a step%s",
                       mpt_format_si((double)info->parameters).s, info->compute, info->device,
                       info->isa, info->ranks, info->ranks > 1 ? "s" : "", info->threads,
-                      info->threads > 1 ? "s" : "", (long long)info->tokens_per_step,
-                      (long long)info->first_step, (long long)info->steps);
+                      info->threads > 1 ? "s" : "", (long long)info->tokens_per_step, steps);
 }
 
 static void measure_memory(mpt_train_run_t *run)

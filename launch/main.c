@@ -23,10 +23,11 @@ static int print_help(void)
            "       mpt-ddp VERB ...\n\n"
            "Train a transformer in mixed precision over several ranks, or:\n\n");
     mpt_verb_list(verbs, VERB_COUNT);
-    printf("\nEach verb explains itself with --help; mpt-ddp --config-help lists every config key.\n"
-           "A config whose name is a verb's is given as ./NAME.\n"
-           "Exit codes: 0 done, 2 usage or config, 3 data or checkpoint unusable, 4 device or\n"
-           "communication failure, 5 training diverged, 75 stopped on request after a checkpoint.\n");
+    printf(
+        "\nEach verb explains itself with --help; mpt-ddp --config-help lists every config key.\n"
+        "A config whose name is a verb's is given as ./NAME.\n"
+        "Exit codes: 0 done, 2 usage or config, 3 data or checkpoint unusable, 4 device or\n"
+        "communication failure, 5 training diverged, 75 stopped on request after a checkpoint.\n");
     return 0;
 }
 

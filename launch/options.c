@@ -88,8 +88,8 @@ static mpt_parsed_t bad_value(const mpt_usage_t *usage, const mpt_option_t *opti
         snprintf(message, MPT_OPTIONS_MESSAGE, "%s: %s %s: must be %s from %g to %g",
                  usage->command, option->name, value, kind, option->min, option->max);
     else
-        snprintf(message, MPT_OPTIONS_MESSAGE, "%s: %s %s: must be %s, at least %g",
-                 usage->command, option->name, value, kind, option->min);
+        snprintf(message, MPT_OPTIONS_MESSAGE, "%s: %s %s: must be %s, at least %g", usage->command,
+                 option->name, value, kind, option->min);
     return MPT_PARSED_ERROR;
 }
 
@@ -187,8 +187,8 @@ static mpt_parsed_t check_argument_count(const mpt_usage_t *usage, int count, ch
                  usage->command, usage->arguments);
     else
         snprintf(message, MPT_OPTIONS_MESSAGE,
-                 "%s: unexpected argument \"%s\"; usage: %s %s (--help tells more)",
-                 usage->command, argv[usage->max_arguments], usage->command, usage->arguments);
+                 "%s: unexpected argument \"%s\"; usage: %s %s (--help tells more)", usage->command,
+                 argv[usage->max_arguments], usage->command, usage->arguments);
     return MPT_PARSED_ERROR;
 }
 

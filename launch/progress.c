@@ -22,8 +22,8 @@ struct mpt_progress {
     pthread_mutex_t lock; /* guards standard output and what follows */
     int64_t steps;
     mpt_step_result_t last;
-    double val_loss; /* NaN: none yet */
-    double drawn_at; /* seconds, monotonic; 0: never */
+    double val_loss;   /* NaN: none yet */
+    double drawn_at;   /* seconds, monotonic; 0: never */
     int drawn_columns; /* width of the live line on the screen; 0: none is there */
 };
 
@@ -155,10 +155,11 @@ static void print_step_line(const mpt_progress_t *p, const mpt_step_result_t *r)
     char scale[40] = "";
     if (r->loss_scale != 1)
         snprintf(scale, sizeof(scale), "  scale %g", r->loss_scale);
-    printf("step %lld/%lld  loss %.4f  lr %.3e  norm %.3f%s  %s tokens/s  MFU %.1f%%  %.1f ms%s%s\n",
-           (long long)r->step, (long long)p->steps, r->loss, r->lr, r->grad_norm, scale,
-           mpt_format_si(r->tokens_per_s).s, 100 * r->mfu, r->step_ms,
-           r->clipped ? "  clipped" : "", r->skipped ? "  skipped" : "");
+    printf(
+        "step %lld/%lld  loss %.4f  lr %.3e  norm %.3f%s  %s tokens/s  MFU %.1f%%  %.1f ms%s%s\n",
+        (long long)r->step, (long long)p->steps, r->loss, r->lr, r->grad_norm, scale,
+        mpt_format_si(r->tokens_per_s).s, 100 * r->mfu, r->step_ms, r->clipped ? "  clipped" : "",
+        r->skipped ? "  skipped" : "");
     fflush(stdout);
 }
 

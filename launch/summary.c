@@ -60,8 +60,11 @@ static void print_outcome(const mpt_summary_t *s, mpt_status_t status)
     const char *outcome = status == MPT_OK        ? "finished"
                           : status == MPT_STOPPED ? "stopped on request"
                                                   : mpt_status_string(status);
-    printf("  %-12s %s at step %lld of %lld, %s tokens\n", "run", outcome,
-           (long long)s->last_step, (long long)s->steps, mpt_format_si((double)s->tokens).s);
+    printf("  %-12s %s at step %lld of %lld", "run", outcome, (long long)s->last_step,
+           (long long)s->steps);
+    if (s->steps_run > 0)
+        printf(", %s tokens", mpt_format_si((double)s->tokens).s);
+    printf("\n");
     printf("  %-12s %d, %d thread%s each, %s (%s), comm %s\n", "ranks", s->ranks, s->threads,
            s->threads > 1 ? "s" : "", s->compute, s->isa, s->comm);
 }

@@ -22,7 +22,7 @@ typedef struct mpt_summary {
     /* from the steps */
     int64_t first_step, last_step, steps_run, tokens, skips, clips, scale_changes, failed_saves;
     double loss, step_seconds;
-    double val_loss; /* latest */
+    double val_loss;  /* latest */
     int64_t val_step; /* 0: none */
 } mpt_summary_t;
 

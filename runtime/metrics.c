@@ -1,6 +1,7 @@
 #include "metrics.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -12,7 +13,8 @@
 #include "file.h"
 
 struct mpt_metrics {
-    FILE *file;
+    int fd;
+    off_t bytes; /* of whole lines */
     char path[1200];
     const mpt_log_t *log;
     int warned;
@@ -95,15 +97,17 @@ mpt_status_t mpt_metrics_open(const char *dir, int64_t last_step, const mpt_log_
     mpt_metrics_t *metrics = calloc(1, sizeof *metrics);
     if (metrics == NULL)
         return MPT_ERR_NO_MEMORY;
+    metrics->fd = -1;
     metrics->log = log;
     snprintf(metrics->path, sizeof metrics->path, "%s/metrics.jsonl", dir);
     if (mpt_file_make_dirs(dir) == 0 && set_aside(metrics->path, last_step) == 0)
-        metrics->file = fopen(metrics->path, "a");
-    if (metrics->file == NULL) {
+        metrics->fd = open(metrics->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (metrics->fd < 0) {
         mpt_log_error(log, "cannot write %s: %s; choose another log.dir", metrics->path, strerror(errno));
         free(metrics);
         return MPT_ERR_IO;
     }
+    metrics->bytes = lseek(metrics->fd, 0, SEEK_END);
     *metrics_p = metrics;
     return MPT_OK;
 }
@@ -112,9 +116,8 @@ void mpt_metrics_close(mpt_metrics_t *metrics)
 {
     if (metrics == NULL)
         return;
-    fflush(metrics->file);
-    fsync(fileno(metrics->file));
-    fclose(metrics->file);
+    fsync(metrics->fd);
+    close(metrics->fd);
     free(metrics);
 }
 
@@ -123,14 +126,21 @@ const char *mpt_metrics_path(const mpt_metrics_t *metrics)
     return metrics->path;
 }
 
+/* A line stands in the file whole or not at all: what a full disk took of one is cut off again, so that the next
+ * line, when there is room, starts where a line starts. */
 static void put_line(mpt_metrics_t *metrics, const char *line)
 {
-    if (fputs(line, metrics->file) != EOF && fflush(metrics->file) == 0)
+    size_t count = strlen(line);
+    if (mpt_file_write_all(metrics->fd, line, count) == 0) {
+        metrics->bytes += (off_t)count;
         return;
-    clearerr(metrics->file);
+    }
+    int error = errno;
+    if (ftruncate(metrics->fd, metrics->bytes) != 0)
+        error = errno;
     if (!metrics->warned)
         mpt_log_warn(metrics->log, "cannot write %s: %s; lines are being lost", metrics->path,
-                     strerror(errno));
+                     strerror(error));
     metrics->warned = 1;
 }
 

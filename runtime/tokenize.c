@@ -68,7 +68,7 @@ static mpt_status_t write_split(const mpt_tokenize_params_t *params, const token
 
 mpt_status_t mpt_tokenize(const mpt_tokenize_params_t *params, int64_t *train_tokens_p, int64_t *val_tokens_p)
 {
-    mpt_log_target_t target = {params->log, params->log_ctx};
+    mpt_log_target_t target = {.log = params->log, .ctx = params->log_ctx};
     mpt_log_t log = {.level = MPT_LOG_INFO,
                      .rank = -1,
                      .sink = params->log != NULL ? mpt_session_log_sink : NULL,

@@ -46,7 +46,8 @@ static inline int scratch_set_up(void **state)
     return mkdtemp(scratch->folder) != NULL ? 0 : -1;
 }
 
-static inline int scratch_remove_one(const char *path, const struct stat *info, int kind, struct FTW *walk)
+static inline int scratch_remove_one(const char *path, const struct stat *info, int kind,
+                                     struct FTW *walk)
 {
     (void)info;
     (void)kind;

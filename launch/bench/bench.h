@@ -35,7 +35,7 @@ typedef struct mpt_bench_result {
     char compute[8], isa[24];
     int threads, steps, skipped; /* timed steps; of them skipped */
     int64_t parameters, tokens_per_step, planned_bytes, used_bytes; /* used: -1 where not known */
-    double step_s, tokens_per_s; /* the median step */
+    double step_s, tokens_per_s;                                    /* the median step */
     double flops_6nd_per_s, flops_model_per_s, flops_causal_per_s, peak_flops;
     double loss;
     mpt_bench_row_t rows[MPT_BENCH_MAX_ROWS];

@@ -98,8 +98,7 @@ static void derive_rates(const mpt_session_info_t *info, mpt_bench_result_t *res
 mpt_status_t mpt_bench_measure(const mpt_config_source_t *config, int steps,
                                mpt_bench_result_t *result_p)
 {
-    const mpt_session_params_t params = {
-        .config = *config, .fresh_over = 1, .log = mpt_log_quiet};
+    const mpt_session_params_t params = {.config = *config, .fresh_over = 1, .log = mpt_log_quiet};
     mpt_bench_result_t result = {0};
     mpt_session_info_t info;
     mpt_session_t *session;

@@ -110,41 +110,38 @@ static void matmul_destroy(mpt_matmul_t *matmul)
         dnnl_memory_destroy(matmul->c);
 }
 
-/* Seconds of the fastest of REPEATS runs after one that is not counted; infinite where it fails. */
+/* Mean seconds of REPEATS runs after one that is not counted, since a step's products are a mean too; infinite
+ * where it fails. */
 static double time_matmul(const mpt_onednn_t *dnn, const mpt_product_t *p)
 {
     mpt_matmul_t matmul;
-    double best = INFINITY;
+    double start = 0, seconds = INFINITY;
     if (matmul_create(dnn, p, &matmul) == 0) {
-        const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, matmul.a},
-                                        {DNNL_ARG_WEIGHTS, matmul.b},
-                                        {DNNL_ARG_DST, matmul.c}};
-        for (int i = 0; i <= REPEATS; i++) {
-            double start = mpt_bench_now();
-            if (dnnl_primitive_execute(matmul.primitive, dnn->stream, 3, args) != dnnl_success)
-                break;
+        const dnnl_exec_arg_t args[] = {
+            {DNNL_ARG_SRC, matmul.a}, {DNNL_ARG_WEIGHTS, matmul.b}, {DNNL_ARG_DST, matmul.c}};
+        dnnl_status_t status = dnnl_success;
+        for (int i = 0; i <= REPEATS && status == dnnl_success; i++) {
+            start = i == 1 ? mpt_bench_now() : start;
+            status = dnnl_primitive_execute(matmul.primitive, dnn->stream, 3, args);
             dnnl_stream_wait(dnn->stream);
-            double seconds = mpt_bench_now() - start;
-            best = i > 0 && seconds < best ? seconds : best;
         }
+        seconds = status == dnnl_success ? (mpt_bench_now() - start) / REPEATS : INFINITY;
     }
     matmul_destroy(&matmul);
-    return best;
+    return seconds;
 }
 
 static double time_sgemm(const mpt_onednn_t *dnn, const mpt_product_t *p)
 {
-    double best = INFINITY;
-    for (int i = 0; i <= REPEATS; i++) {
-        double start = mpt_bench_now();
-        if (dnnl_sgemm(p->transpose_a ? 'T' : 'N', p->transpose_b ? 'T' : 'N', p->m, p->n, p->k, 1,
-                       dnn->a, p->transpose_a ? p->m : p->k, dnn->b, p->transpose_b ? p->k : p->n,
-                       0, dnn->c, p->n) != dnnl_success)
-            break;
-        double seconds = mpt_bench_now() - start;
-        best = i > 0 && seconds < best ? seconds : best;
+    double start = 0;
+    dnnl_status_t status = dnnl_success;
+    for (int i = 0; i <= REPEATS && status == dnnl_success; i++) {
+        start = i == 1 ? mpt_bench_now() : start;
+        status = dnnl_sgemm(p->transpose_a ? 'T' : 'N', p->transpose_b ? 'T' : 'N', p->m, p->n,
+                            p->k, 1, dnn->a, p->transpose_a ? p->m : p->k, dnn->b,
+                            p->transpose_b ? p->k : p->n, 0, dnn->c, p->n);
     }
-    return best;
+    return status == dnnl_success ? (mpt_bench_now() - start) / REPEATS : INFINITY;
 }
 
 static double time_product(const mpt_onednn_t *dnn, const mpt_product_t *p)

@@ -111,13 +111,13 @@ static void measure_peak(mpt_bench_report_t *report)
 static void measure_onednn(mpt_bench_report_t *report)
 {
     static const mpt_bench_linear_t gpt2[] = {
-        {MICRO_BATCH * CONTEXT, 768, 2304, 12}, {MICRO_BATCH * CONTEXT, 768, 768, 12},
-        {MICRO_BATCH * CONTEXT, 768, 3072, 12}, {MICRO_BATCH * CONTEXT, 3072, 768, 12},
+        {MICRO_BATCH * CONTEXT, 768, 2304, 12},        {MICRO_BATCH * CONTEXT, 768, 768, 12},
+        {MICRO_BATCH * CONTEXT, 768, 3072, 12},        {MICRO_BATCH * CONTEXT, 3072, 768, 12},
         {MICRO_BATCH * CONTEXT, 768, PADDED_VOCAB, 1},
     };
     fprintf(stderr, "fp32: the same products by oneDNN\n");
-    report->onednn_flops = mpt_bench_onednn_fp32(gpt2, sizeof(gpt2) / sizeof(gpt2[0]),
-                                                 report->threads);
+    report->onednn_flops =
+        mpt_bench_onednn_fp32(gpt2, sizeof(gpt2) / sizeof(gpt2[0]), report->threads);
 }
 
 static int is_wanted(const mpt_bench_run_t *run, const char *type)

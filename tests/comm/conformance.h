@@ -176,8 +176,8 @@ static inline void suite_reduce_scatter_case(suite_t *suite, mpt_dtype_t wire, m
     if (!in_place)
         suite_poison(recv, bytes);
     EXPECT(suite, mpt_comm_reduce_scatter(comm, send, recv, count, wire, out, NULL) == MPT_OK);
-    EXPECT(suite, suite_sums_agree(suite, recv, out, suite_ranks_in_order, comm->ranks, wire,
-                                   first, count));
+    EXPECT(suite, suite_sums_agree(suite, recv, out, suite_ranks_in_order, comm->ranks, wire, first,
+                                   count));
     EXPECT(suite, in_place || suite_guarded(recv, bytes));
 }
 
@@ -413,7 +413,7 @@ static inline void suite_reuse_copies(suite_t *suite, int round, float *send, fl
 
 static inline void suite_reuse_after_return(suite_t *suite)
 {
-    for (int round = 0; round < 8; round++) {
+    for (int round = 0; round < 6; round++) {
         float *send = (float *)suite_buffer(suite, round % 2, 0);
         float *recv = (float *)suite_buffer(suite, round % 2, 1);
         suite_reuse_reductions(suite, round, send, recv);
@@ -531,8 +531,8 @@ static inline void suite_open(suite_t *suite, mpt_device_t *device)
     for (int i = 0; i < 2; i++) {
         EXPECT(suite, device->ops->mem_alloc(device, MPT_MEM_PEER, SUITE_BUFFER_BYTES,
                                              &suite->peer[i]) == MPT_OK);
-        EXPECT(suite, mpt_comm_register(suite->comm, &suite->peer[i], &suite->handles[i]) ==
-                          MPT_OK);
+        EXPECT(suite,
+               mpt_comm_register(suite->comm, &suite->peer[i], &suite->handles[i]) == MPT_OK);
         suite->plain[i] = malloc(SUITE_BUFFER_BYTES);
         EXPECT(suite, suite->plain[i] != NULL);
     }

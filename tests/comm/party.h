@@ -91,8 +91,12 @@ static inline mpt_boot_t *party_boot(party_table_t *table, int rank, int ranks)
     static const mpt_boot_ops_t ops = {"pages", party_exchange, party_boot_destroy};
     mpt_boot_t *boot = malloc(sizeof *boot);
     if (boot)
-        *boot = (mpt_boot_t){.ops = &ops, .rank = rank, .ranks = ranks, .local_rank = rank,
-                             .local_ranks = ranks, .impl = table};
+        *boot = (mpt_boot_t){.ops = &ops,
+                             .rank = rank,
+                             .ranks = ranks,
+                             .local_rank = rank,
+                             .local_ranks = ranks,
+                             .impl = table};
     return boot;
 }
 
@@ -110,9 +114,13 @@ static inline int party_with_comm(const party_seat_t *seat, party_rank_t *rank)
     const party_t *party = seat->party;
     size_t scratch_bytes = mpt_comm_scratch_bytes(party->backend, party->ranks);
     void *scratch = scratch_bytes ? aligned_alloc(64, scratch_bytes) : NULL;
-    mpt_comm_params_t params = {.backend = party->backend, .boot = seat->boot,
-                                .device = rank->device, .log = &rank->log,
-                                .timeout_s = party->timeout_s, .yield = 1, .scratch = scratch};
+    mpt_comm_params_t params = {.backend = party->backend,
+                                .boot = seat->boot,
+                                .device = rank->device,
+                                .log = &rank->log,
+                                .timeout_s = party->timeout_s,
+                                .yield = 1,
+                                .scratch = scratch};
     int result = PARTY_NO_COMM;
     if (mpt_comm_create(&params, &rank->comm) == MPT_OK) {
         result = party->body(rank);
@@ -126,8 +134,10 @@ static inline void *party_sit(void *argument)
 {
     const party_seat_t *seat = argument;
     char *said = seat->table->said[seat->rank];
-    party_rank_t rank = {.rank = seat->rank, .said = said,
-                         .log = {.level = MPT_LOG_DEBUG, .rank = -1, .sink = party_hear, .ctx = said}};
+    party_rank_t rank = {
+        .rank = seat->rank,
+        .said = said,
+        .log = {.level = MPT_LOG_DEBUG, .rank = -1, .sink = party_hear, .ctx = said}};
     mpt_pool_t *pool = NULL;
     mpt_pool_params_t pool_params = {.threads = seat->party->pool_threads, .yield = 1};
     if (seat->party->pool_threads && mpt_pool_create(&pool_params, &pool) != MPT_OK)
@@ -184,8 +194,8 @@ static inline void party_run_processes(const party_t *party, party_table_t *tabl
 /** Run; the table is zeroed first. Free it with munmap(table, sizeof *table). */
 static inline party_table_t *party_run(const party_t *party)
 {
-    party_table_t *table = mmap(NULL, sizeof *table, PROT_READ | PROT_WRITE,
-                                MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    party_table_t *table =
+        mmap(NULL, sizeof *table, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (table == MAP_FAILED)
         abort();
     for (int r = 0; r < PARTY_MAX_RANKS; r++)

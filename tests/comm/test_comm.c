@@ -43,22 +43,23 @@ static void shm_conforms_for_1_to_9_threads(void **state)
 {
     (void)state;
     for (int ranks = 1; ranks <= 9; ranks++)
-        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 60, .body = conform});
+        assert_party(
+            &(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 60, .body = conform});
 }
 
 static void shm_conforms_for_processes(void **state)
 {
     (void)state;
     for (int ranks = 2; ranks <= 5; ranks += 3)
-        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 60, .processes = 1,
-                                .body = conform});
+        assert_party(&(party_t){
+            .ranks = ranks, .backend = "shm", .timeout_s = 60, .processes = 1, .body = conform});
 }
 
 static void shm_conforms_with_a_pool_of_threads_a_rank(void **state)
 {
     (void)state;
-    assert_party(&(party_t){.ranks = 3, .backend = "shm", .timeout_s = 60, .pool_threads = 2,
-                            .body = conform});
+    assert_party(&(party_t){
+        .ranks = 3, .backend = "shm", .timeout_s = 60, .pool_threads = 2, .body = conform});
 }
 
 /* ---- failures ------------------------------------------------------------------------------------------ */
@@ -109,8 +110,8 @@ static void abort_by_one_rank_fails_all_soon(void **state)
 {
     (void)state;
     assert_party(&(party_t){.ranks = 4, .backend = "shm", .body = abort_in_third_round});
-    assert_party(&(party_t){.ranks = 4, .backend = "shm", .processes = 1,
-                            .body = abort_in_third_round});
+    assert_party(
+        &(party_t){.ranks = 4, .backend = "shm", .processes = 1, .body = abort_in_third_round});
 }
 
 static int poll_until_aborted(party_rank_t *rank)
@@ -140,8 +141,8 @@ static int wait_for_late_ranks(party_rank_t *rank)
     int64_t record[8] = {0}, records[32];
     double start = now();
     rank->comm->what = "record 17";
-    int wrong = mpt_comm_all_gather(rank->comm, record, records, sizeof record, NULL) !=
-                MPT_ERR_COMM;
+    int wrong =
+        mpt_comm_all_gather(rank->comm, record, records, sizeof record, NULL) != MPT_ERR_COMM;
     wrong += !(now() - start > 0.25) + !(now() - start < 10);
     wrong += !says(rank, "record 17: all_gather: ") + !says(rank, "no sign of ranks 1 and 2");
     return wrong;
@@ -171,8 +172,8 @@ static int receive_from_silent_rank(party_rank_t *rank)
 static void receive_times_out_and_names_the_sender(void **state)
 {
     (void)state;
-    assert_party(&(party_t){.ranks = 2, .backend = "shm", .timeout_s = 0.2,
-                            .body = receive_from_silent_rank});
+    assert_party(&(party_t){
+        .ranks = 2, .backend = "shm", .timeout_s = 0.2, .body = receive_from_silent_rank});
 }
 
 static int die_in_third_round(party_rank_t *rank)
@@ -191,8 +192,8 @@ static int die_in_third_round(party_rank_t *rank)
 static void killed_rank_is_named_by_all_others(void **state)
 {
     (void)state;
-    party_t party = {.ranks = 4, .backend = "shm", .timeout_s = 30, .processes = 1,
-                     .body = die_in_third_round};
+    party_t party = {
+        .ranks = 4, .backend = "shm", .timeout_s = 30, .processes = 1, .body = die_in_third_round};
     party_table_t *table = party_run(&party);
     for (int r = 0; r < party.ranks; r++)
         assert_int_equal(table->result[r], r == 2 ? PARTY_KILLED : 0);
@@ -239,9 +240,8 @@ static void a_rank_that_left_is_not_waited_for(void **state)
 static int call_differently(party_rank_t *rank)
 {
     float a[8] = {0}, b[24];
-    mpt_status_t status = rank->rank == 1
-                              ? mpt_comm_all_gather(rank->comm, a, b, 12, NULL)
-                              : mpt_comm_all_reduce(rank->comm, a, a, 3, MPT_F32, NULL);
+    mpt_status_t status = rank->rank == 1 ? mpt_comm_all_gather(rank->comm, a, b, 12, NULL)
+                                          : mpt_comm_all_reduce(rank->comm, a, a, 3, MPT_F32, NULL);
     return (status != MPT_ERR_COMM) + (strstr(rank->said, "called all_") == NULL);
 }
 

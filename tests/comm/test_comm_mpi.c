@@ -26,9 +26,13 @@ static int with_backend(program_t *program, const char *backend, double timeout_
 {
     size_t bytes = mpt_comm_scratch_bytes(backend, program->boot->ranks);
     void *scratch = bytes ? aligned_alloc(64, bytes) : NULL;
-    mpt_comm_params_t params = {.backend = backend, .boot = program->boot, .yield = 1,
-                                .device = program->device, .log = &program->log,
-                                .timeout_s = timeout_s, .scratch = scratch};
+    mpt_comm_params_t params = {.backend = backend,
+                                .boot = program->boot,
+                                .yield = 1,
+                                .device = program->device,
+                                .log = &program->log,
+                                .timeout_s = timeout_s,
+                                .scratch = scratch};
     mpt_comm_t *comm = NULL;
     int wrong = mpt_comm_create(&params, &comm) != MPT_OK;
     if (!wrong)

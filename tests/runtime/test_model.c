@@ -15,9 +15,11 @@
 #include "numeric.h"
 #include "pool.h"
 
-static const mpt_gpt2_shape_t small = {.layers = 2, .heads = 3, .dim = 15, .context = 9, .vocab = 11, .batch = 2, .seq = 7};
+static const mpt_gpt2_shape_t small = {
+    .layers = 2, .heads = 3, .dim = 15, .context = 9, .vocab = 11, .batch = 2, .seq = 7};
 /* More rows than the head takes at a time, and more than one multiple of the vocabulary's padding. */
-static const mpt_gpt2_shape_t chunked = {.layers = 1, .heads = 1, .dim = 8, .context = 300, .vocab = 131, .batch = 2, .seq = 300};
+static const mpt_gpt2_shape_t chunked = {
+    .layers = 1, .heads = 1, .dim = 8, .context = 300, .vocab = 131, .batch = 2, .seq = 300};
 
 typedef struct rig {
     mpt_gpt2_shape_t shape;
@@ -47,8 +49,9 @@ static void open_kernels(rig_t *rig, const char *kernels, mpt_isa_t isa)
     mpt_gpt2_limits(&rig->shape, rig->compute, &limits);
     size_t bytes = mpt_kernels_scratch_bytes(ops, isa, mpt_pool_threads(rig->pool), &limits);
     rig->scratch = bytes > 0 ? aligned_alloc(4096, (bytes + 4095) / 4096 * 4096) : NULL;
-    assert_int_equal(mpt_kernels_init(&rig->kernels, ops, rig->device, NULL, isa, rig->scratch, bytes, &limits),
-                     MPT_OK);
+    assert_int_equal(
+        mpt_kernels_init(&rig->kernels, ops, rig->device, NULL, isa, rig->scratch, bytes, &limits),
+        MPT_OK);
 }
 
 static void open_model(rig_t *rig)
@@ -83,7 +86,8 @@ static void draw_tokens(rig_t *rig, uint64_t seed)
 {
     for (int64_t i = 0; i < rig->shape.batch * rig->shape.seq; i++) {
         rig->tokens[i] = (uint32_t)(mix(seed * 1000 + (uint64_t)i) % (uint64_t)rig->shape.vocab);
-        rig->targets[i] = (uint32_t)(mix(seed * 2000 + (uint64_t)i + 7) % (uint64_t)rig->shape.vocab);
+        rig->targets[i] =
+            (uint32_t)(mix(seed * 2000 + (uint64_t)i + 7) % (uint64_t)rig->shape.vocab);
     }
 }
 
@@ -94,7 +98,8 @@ static void draw_params(rig_t *rig)
         int gain = rig->table[t].dims == 1 && strstr(rig->table[t].name, "weight") != NULL;
         for (int64_t i = 0; i < mpt_tensor_count(&rig->table[t]); i++) {
             uint64_t bits = mix((uint64_t)(rig->table[t].first + i) + 99);
-            double value = (double)((int64_t)(bits % 255) - 127) / 256.0; /* 8 bits: exact in BF16 */
+            double value =
+                (double)((int64_t)(bits % 255) - 127) / 256.0; /* 8 bits: exact in BF16 */
             if (gain)
                 value = 1.0 + (double)((int64_t)(bits % 63) - 31) / 128.0;
             mpt_store(rig->model.params[t], rig->compute, i, value);
@@ -102,8 +107,8 @@ static void draw_params(rig_t *rig)
     }
 }
 
-static void open_rig(rig_t *rig, const mpt_gpt2_shape_t *shape, mpt_dtype_t compute, const char *kernels, mpt_isa_t isa,
-                     int threads)
+static void open_rig(rig_t *rig, const mpt_gpt2_shape_t *shape, mpt_dtype_t compute,
+                     const char *kernels, mpt_isa_t isa, int threads)
 {
     size_t rows = (size_t)(shape->batch * shape->seq);
     memset(rig, 0, sizeof *rig);
@@ -209,10 +214,13 @@ static void check_tensor(rig_t *rig, int t, int samples)
     double largest = largest_gradient(rig, t);
     assert_true(largest > 1e-6); /* nothing is cut off from the loss */
     for (int s = 0; s < samples; s++) {
-        int64_t i = s == 0 ? 0 : s == 1 ? count - 1 : (int64_t)(mix((uint64_t)(t * 100 + s)) % (uint64_t)count);
+        int64_t i = s == 0   ? 0
+                    : s == 1 ? count - 1
+                             : (int64_t)(mix((uint64_t)(t * 100 + s)) % (uint64_t)count);
         double want = difference(rig, t, i), got = gradient(rig, t, i);
         if (!(fabs(got - want) <= 1e-7 * largest + 1e-6 * fabs(want)))
-            fail_msg("%s[%lld]: gradient %.12g, difference %.12g", rig->table[t].name, (long long)i, got, want);
+            fail_msg("%s[%lld]: gradient %.12g, difference %.12g", rig->table[t].name, (long long)i,
+                     got, want);
     }
 }
 
@@ -284,7 +292,8 @@ static int list_variants(variant_t *variants)
 static const char *name_of(const variant_t *v)
 {
     static char name[64];
-    snprintf(name, sizeof name, "%s %s %s", v->kernels, mpt_dtype_name(v->compute), mpt_isa_name(v->isa));
+    snprintf(name, sizeof name, "%s %s %s", v->kernels, mpt_dtype_name(v->compute),
+             mpt_isa_name(v->isa));
     return name;
 }
 
@@ -299,7 +308,8 @@ static double gradient_error(const rig_t *rig, const rig_t *oracle, int t)
     return sqrt(error / length);
 }
 
-static void check_against_oracle(const variant_t *v, const mpt_gpt2_shape_t *shape, rig_t *oracle, double oracle_loss)
+static void check_against_oracle(const variant_t *v, const mpt_gpt2_shape_t *shape, rig_t *oracle,
+                                 double oracle_loss)
 {
     static const double tolerances[MPT_DTYPE_COUNT] = {
         [MPT_F32] = 2e-5, [MPT_BF16] = 6e-2, [MPT_F16] = 1e-2, [MPT_F64] = 1e-12};
@@ -404,7 +414,8 @@ static void two_micro_batches_accumulate_to_the_sum_of_both(void **state)
     for (int t = 0; t < a.tensors; t++) {
         double largest = largest_gradient(&both, t);
         for (int64_t i = 0; i < mpt_tensor_count(&a.table[t]); i++)
-            assert_true(fabs(gradient(&both, t, i) - gradient(&a, t, i) - gradient(&b, t, i)) <= 1e-13 * largest);
+            assert_true(fabs(gradient(&both, t, i) - gradient(&a, t, i) - gradient(&b, t, i)) <=
+                        1e-13 * largest);
     }
     close_rig(&a);
     close_rig(&b);
@@ -476,7 +487,8 @@ static mpt_status_t note(void *ctx, int unit)
     order_t *order = ctx;
     order->units[order->count++] = unit;
     for (int t = 0; t < order->rig->tensors; t++)
-        if (order->rig->table[t].unit < unit && order->rig->table[t].unit > 0 && largest_gradient(order->rig, t) != 0)
+        if (order->rig->table[t].unit < unit && order->rig->table[t].unit > 0 &&
+            largest_gradient(order->rig, t) != 0)
             order->touched = 1;
     return unit == order->stop_at ? MPT_ERR_COMM : MPT_OK;
 }
@@ -527,7 +539,8 @@ static void a_ready_units_gradients_are_final(void **state)
     frozen_t frozen = {.rig = &rig};
     backward(&rig, SEED, freeze, &frozen);
     for (int t = 0; t < rig.tensors; t++) {
-        assert_memory_equal(frozen.copies[t], rig.model.grads[t], (size_t)room(&rig, t) * sizeof(double));
+        assert_memory_equal(frozen.copies[t], rig.model.grads[t],
+                            (size_t)room(&rig, t) * sizeof(double));
         free(frozen.copies[t]);
     }
     close_rig(&rig);
@@ -538,7 +551,13 @@ static void a_ready_units_gradients_are_final(void **state)
 static void the_table_is_gpt2s(void **state)
 {
     (void)state;
-    const mpt_gpt2_shape_t gpt2 = {.layers = 12, .heads = 12, .dim = 768, .context = 1024, .vocab = 50257, .batch = 1, .seq = 8};
+    const mpt_gpt2_shape_t gpt2 = {.layers = 12,
+                                   .heads = 12,
+                                   .dim = 768,
+                                   .context = 1024,
+                                   .vocab = 50257,
+                                   .batch = 1,
+                                   .seq = 8};
     int count = mpt_gpt2_tensor_count(&gpt2);
     mpt_tensor_t *table = calloc((size_t)count, sizeof *table);
     int64_t parameters = 0;
@@ -552,7 +571,8 @@ static void the_table_is_gpt2s(void **state)
     assert_int_equal(parameters, 124439808);
     assert_string_equal(table[0].name, "wte.weight");
     assert_int_equal(table[0].reserve, (50304 - 50257) * 768);
-    assert_string_equal(table[mpt_gpt2_block(11, MPT_GPT2_FCPROJ_W)].name, "h.11.mlp.c_proj.weight");
+    assert_string_equal(table[mpt_gpt2_block(11, MPT_GPT2_FCPROJ_W)].name,
+                        "h.11.mlp.c_proj.weight");
     assert_int_equal(table[mpt_gpt2_block(11, MPT_GPT2_FCPROJ_W)].unit, 12);
     assert_int_equal(table[mpt_gpt2_lnf(&gpt2)].unit, 13);
     assert_int_equal(mpt_gpt2_vocab_padded(&gpt2), 50304);
@@ -562,7 +582,8 @@ static void the_table_is_gpt2s(void **state)
 static void first_weights_have_gpt2s_spread(void **state)
 {
     (void)state;
-    const mpt_gpt2_shape_t shape = {.layers = 8, .heads = 2, .dim = 64, .context = 32, .vocab = 256, .batch = 1, .seq = 8};
+    const mpt_gpt2_shape_t shape = {
+        .layers = 8, .heads = 2, .dim = 64, .context = 32, .vocab = 256, .batch = 1, .seq = 8};
     int count = mpt_gpt2_tensor_count(&shape);
     mpt_tensor_t *table = calloc((size_t)count, sizeof *table);
     mpt_gpt2_tensors(&shape, table);
@@ -613,11 +634,13 @@ static void first_weights_depend_on_seed_and_element_alone(void **state)
 static void a_fresh_models_loss_is_the_logarithm_of_the_vocabulary(void **state)
 {
     (void)state;
-    const mpt_gpt2_shape_t shape = {.layers = 3, .heads = 4, .dim = 64, .context = 24, .vocab = 300, .batch = 3, .seq = 24};
+    const mpt_gpt2_shape_t shape = {
+        .layers = 3, .heads = 4, .dim = 64, .context = 24, .vocab = 300, .batch = 3, .seq = 24};
     rig_t rig;
     open_rig(&rig, &shape, MPT_F32, "cpu", mpt_isa_detect(), 1);
     for (int t = 0; t < rig.tensors; t++)
-        mpt_gpt2_init(&shape, rig.table, t, 1, 0, mpt_tensor_count(&rig.table[t]), rig.model.params[t]);
+        mpt_gpt2_init(&shape, rig.table, t, 1, 0, mpt_tensor_count(&rig.table[t]),
+                      rig.model.params[t]);
     double loss = loss_of(&rig) / (double)(shape.batch * shape.seq);
     assert_true(fabs(loss - log(300)) <= 0.02 * log(300));
     close_rig(&rig);

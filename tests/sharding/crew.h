@@ -52,9 +52,11 @@ static inline mpt_status_t crew_kernels(crew_rank_t *rank, const crew_t *crew, v
     const mpt_kernels_limits_t limits = {.compute = crew->compute};
     const mpt_kernels_ops_t *ops = mpt_kernels_find(crew->kernels != NULL ? crew->kernels : "cpu");
     mpt_isa_t isa = mpt_isa_detect();
-    size_t bytes = mpt_kernels_scratch_bytes(ops, isa, mpt_pool_threads(rank->device->pool), &limits);
+    size_t bytes =
+        mpt_kernels_scratch_bytes(ops, isa, mpt_pool_threads(rank->device->pool), &limits);
     *scratch_p = bytes > 0 ? aligned_alloc(4096, (bytes + 4095) / 4096 * 4096) : NULL;
-    return mpt_kernels_init(&rank->kernels, ops, rank->device, NULL, isa, *scratch_p, bytes, &limits);
+    return mpt_kernels_init(&rank->kernels, ops, rank->device, NULL, isa, *scratch_p, bytes,
+                            &limits);
 }
 
 static inline int crew_with_comm(crew_rank_t *rank, const crew_t *crew, const mpt_mem_t *peer)
@@ -63,11 +65,12 @@ static inline int crew_with_comm(crew_rank_t *rank, const crew_t *crew, const mp
     int result = -3;
     if (crew_kernels(rank, crew, &scratch) == MPT_OK &&
         (crew->unregistered || mpt_comm_register(rank->comm, peer, &registration) == MPT_OK)) {
-        rank->reducer = (mpt_reducer_t){.state = &rank->state,
-                                        .kernels = &rank->kernels,
-                                        .comm = rank->comm,
-                                        .stream = rank->stream,
-                                        .divisor = mpt_reducer_divisor(crew->wire, crew->micro_steps, crew->ranks)};
+        rank->reducer = (mpt_reducer_t){
+            .state = &rank->state,
+            .kernels = &rank->kernels,
+            .comm = rank->comm,
+            .stream = rank->stream,
+            .divisor = mpt_reducer_divisor(crew->wire, crew->micro_steps, crew->ranks)};
         result = crew->body(rank);
         if (registration != NULL)
             mpt_comm_deregister(rank->comm, registration);
@@ -81,13 +84,15 @@ static inline int crew_with_memory(crew_rank_t *rank, const crew_t *crew, mpt_bo
     mpt_arena_t private_arena, peer_arena;
     mpt_arena_init_counting(&private_arena);
     mpt_arena_init_counting(&peer_arena);
-    mpt_state_cut(&rank->state, crew->layout, crew->compute, crew->wire, &private_arena, &peer_arena);
+    mpt_state_cut(&rank->state, crew->layout, crew->compute, crew->wire, &private_arena,
+                  &peer_arena);
     size_t private_bytes = private_arena.used, peer_bytes = peer_arena.used;
     int result = -2;
     if (mpt_arena_init(&private_arena, rank->device, MPT_MEM_PRIVATE, private_bytes) != MPT_OK ||
         mpt_arena_init(&peer_arena, rank->device, MPT_MEM_PEER, peer_bytes) != MPT_OK)
         abort();
-    mpt_state_cut(&rank->state, crew->layout, crew->compute, crew->wire, &private_arena, &peer_arena);
+    mpt_state_cut(&rank->state, crew->layout, crew->compute, crew->wire, &private_arena,
+                  &peer_arena);
     const char *backend = crew->ranks == 1 ? "self" : "shm";
     size_t scratch_bytes = mpt_comm_scratch_bytes(backend, crew->ranks);
     void *scratch = scratch_bytes > 0 ? aligned_alloc(64, scratch_bytes) : NULL;
@@ -112,7 +117,8 @@ static inline void *crew_sit(void *argument)
     crew_seat_t *seat = argument;
     const crew_t *crew = seat->crew;
     mpt_pool_t *pool = NULL;
-    crew_rank_t rank = {.rank = seat->boot->rank, .ranks = crew->ranks, .layout = crew->layout, .ctx = crew->ctx};
+    crew_rank_t rank = {
+        .rank = seat->boot->rank, .ranks = crew->ranks, .layout = crew->layout, .ctx = crew->ctx};
     mpt_pool_params_t pool_params = {.threads = crew->threads > 0 ? crew->threads : 1, .yield = 1};
     if (mpt_pool_create(&pool_params, &pool) != MPT_OK ||
         mpt_device_cpu_create(pool, NULL, &rank.device) != MPT_OK ||
@@ -210,7 +216,8 @@ static inline float crew_value(uint64_t seed, int64_t i, int spread)
 }
 
 /* Values at every element of every tensor of a flat array; padding and reserve stay as they are. */
-static inline void crew_fill(const mpt_layout_t *layout, float *array, uint64_t seed, int spread, float factor)
+static inline void crew_fill(const mpt_layout_t *layout, float *array, uint64_t seed, int spread,
+                             float factor)
 {
     for (int t = 0; t < layout->tensor_count; t++)
         for (int64_t i = 0; i < mpt_tensor_count(&layout->tensors[t]); i++)

@@ -35,10 +35,12 @@ static mpt_layout_t build(int ranks, const char *first_name, int64_t first_rows)
 /* Bits of element `i` (global) of an array; every pattern that a float has, NaNs with payloads among them. */
 static uint32_t pattern(uint64_t salt, int kind, int64_t i)
 {
-    uint64_t x = (salt + 1) * 0x9e3779b97f4a7c15u + (uint64_t)(kind + 1) * 0x632be59bd9b4e019u + (uint64_t)i;
+    uint64_t x =
+        (salt + 1) * 0x9e3779b97f4a7c15u + (uint64_t)(kind + 1) * 0x632be59bd9b4e019u + (uint64_t)i;
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
     x ^= x >> 27;
-    static const uint32_t special[] = {0x7fc01234u, 0x80000000u, 0x00000001u, 0x7f800000u, 0xffbadbadu};
+    static const uint32_t special[] = {0x7fc01234u, 0x80000000u, 0x00000001u, 0x7f800000u,
+                                       0xffbadbadu};
     return x % 16 < 5 ? special[x % 16] : (uint32_t)(x >> 20);
 }
 
@@ -82,7 +84,8 @@ typedef struct fleet {
     float *snapshots[MAX_RANKS];
 } fleet_t;
 
-static void open_fleet(fleet_t *f, const char *dir, int ranks, int64_t keep, int asynchronous, const mpt_log_t *log)
+static void open_fleet(fleet_t *f, const char *dir, int ranks, int64_t keep, int asynchronous,
+                       const mpt_log_t *log)
 {
     *f = (fleet_t){.layout = build(ranks, "embed", 11)};
     f->arrays = make_arrays(&f->layout);
@@ -166,7 +169,8 @@ static const char *save_one(scratch_t *s, int ranks, int64_t step, uint64_t salt
 
 /* ---- loading ------------------------------------------------------------------------------------------------ */
 
-static mpt_status_t try_load(const char *path, const mpt_layout_t *layout, arrays_t *a, const mpt_log_t *log)
+static mpt_status_t try_load(const char *path, const mpt_layout_t *layout, arrays_t *a,
+                             const mpt_log_t *log)
 {
     mpt_checkpoint_meta_t meta;
     mpt_status_t status = mpt_checkpoint_read_meta(path, log, &meta);
@@ -280,7 +284,8 @@ static void a_skipped_array_is_verified_all_the_same(void **state)
     file[bytes - 1] ^= 1; /* in v */
     scratch_write(scratch_path(s, "step-00000004/rank-00001.bin"), file, bytes);
     free(file);
-    assert_int_equal(mpt_checkpoint_load(&meta, &layout, masters_only, &s->log), MPT_ERR_CHECKPOINT);
+    assert_int_equal(mpt_checkpoint_load(&meta, &layout, masters_only, &s->log),
+                     MPT_ERR_CHECKPOINT);
     free_arrays(&expected);
     free_arrays(&got);
     mpt_layout_release(&layout);
@@ -292,7 +297,8 @@ static void verifying_reads_every_byte(void **state)
     mpt_checkpoint_meta_t meta;
     int64_t bytes = -1, on_disk = 0;
     const char *path = save_one(s, 4, 2, 3);
-    static const char *const files[] = {"meta", "rank-00000.bin", "rank-00001.bin", "rank-00002.bin", "rank-00003.bin"};
+    static const char *const files[] = {"meta", "rank-00000.bin", "rank-00001.bin",
+                                        "rank-00002.bin", "rank-00003.bin"};
     for (int i = 0; i < 5; i++) {
         char name[64];
         size_t count;
@@ -351,9 +357,15 @@ static void later_checkpoints_of_a_lost_run_do_not_count(void **state)
 static void the_list_ignores_everything_but_committed_folders(void **state)
 {
     scratch_t *s = *state;
-    static const char *const others[] = {"step-00000500.partial", "step-00000600.replaced", "step-7",
-                                         "step-",                 "step-00000x08",          "step--0000009",
-                                         "step-+0000010",         "step- 00000011",         "notes",
+    static const char *const others[] = {"step-00000500.partial",
+                                         "step-00000600.replaced",
+                                         "step-7",
+                                         "step-",
+                                         "step-00000x08",
+                                         "step--0000009",
+                                         "step-+0000010",
+                                         "step- 00000011",
+                                         "notes",
                                          "xstep-00000012"};
     int64_t steps[3];
     assert_int_equal(mpt_checkpoint_list(scratch_path(s, "nowhere"), steps, 3), 0);
@@ -395,9 +407,11 @@ static void an_existing_folder_of_the_step_is_replaced(void **state)
 static void what_a_crash_left_behind_is_overwritten(void **state)
 {
     scratch_t *s = *state;
+    static const char junk[] =
+        "what another run had begun to write before it was killed, of any length";
     assert_int_equal(mkdir(scratch_path(s, "step-00000070.partial"), 0777), 0);
-    scratch_write(scratch_path(s, "step-00000070.partial/meta"), "junk", 4);
-    scratch_write(scratch_path(s, "step-00000070.partial/rank-00000.bin"), META META META, 90);
+    scratch_write(scratch_path(s, "step-00000070.partial/meta"), junk, sizeof junk);
+    scratch_write(scratch_path(s, "step-00000070.partial/rank-00000.bin"), junk, sizeof junk);
     assert_holds(s, save_one(s, 2, 70, 6), 1, 6);
 }
 
@@ -582,8 +596,14 @@ static void a_file_of_another_length_is_found(void **state)
     size_t bytes;
     snprintf(name, sizeof name, "%s", scratch_path(s, "step-00000003/rank-00002.bin"));
     char *file = scratch_read(name, &bytes);
-    const size_t lengths[] = {0,  1, sizeof(checkpoint_header_t) - 1, sizeof(checkpoint_header_t),
-                              100, bytes / 2, bytes - 1, bytes + 1};
+    const size_t lengths[] = {0,
+                              1,
+                              sizeof(checkpoint_header_t) - 1,
+                              sizeof(checkpoint_header_t),
+                              100,
+                              bytes / 2,
+                              bytes - 1,
+                              bytes + 1};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         scratch_write(name, file, lengths[i]);
         assert_damaged(s, path, name);
@@ -616,7 +636,8 @@ static void a_file_of_another_step_or_rank_count_is_found(void **state)
     save_one(s, 2, 4, 1);
     save_one(s, 3, 5, 1);
     const char *path = save_one(s, 2, 3, 1);
-    static const char *const foreign[] = {"step-00000004/rank-00001.bin", "step-00000005/rank-00001.bin"};
+    static const char *const foreign[] = {"step-00000004/rank-00001.bin",
+                                          "step-00000005/rank-00001.bin"};
     for (int i = 0; i < 2; i++) {
         char *file = scratch_read(scratch_path(s, foreign[i]), &bytes);
         scratch_write(scratch_path(s, "step-00000003/rank-00001.bin"), file, bytes);

@@ -10,7 +10,8 @@
 
 #define MAX_RANKS 9
 
-static mpt_tensor_t tensor(const char *name, int unit, int decay, int64_t rows, int64_t columns, int64_t reserve)
+static mpt_tensor_t tensor(const char *name, int unit, int decay, int64_t rows, int64_t columns,
+                           int64_t reserve)
 {
     mpt_tensor_t t = {.dims = columns > 0 ? 2 : 1,
                       .shape = {rows, columns},
@@ -167,7 +168,8 @@ static void a_reserve_is_part_of_no_count(void **state)
         owned += mpt_layout_owned(&layout, rank);
     assert_int_equal(owned, parameters);
     for (int64_t i = 0; i < 35; i++)
-        assert_int_equal(mpt_layout_locate(&layout, 0, layout.offset[0] + 77 + i, &tensor_index, &element), 0);
+        assert_int_equal(
+            mpt_layout_locate(&layout, 0, layout.offset[0] + 77 + i, &tensor_index, &element), 0);
     mpt_layout_release(&layout);
 }
 
@@ -187,7 +189,8 @@ static void locate_is_the_inverse_of_the_offsets(void **state)
                     continue;
                 }
                 assert_int_equal(layout.tensors[t].unit, u);
-                assert_int_equal(mpt_layout_at(&layout, t) + element, layout.units[u].first + offset);
+                assert_int_equal(mpt_layout_at(&layout, t) + element,
+                                 layout.units[u].first + offset);
                 assert_true(element >= 0 && element < table_counts[t]);
                 found++;
             }

@@ -89,14 +89,17 @@ static void forty_transitions_follow_gradscaler(void **state)
     assert_int_equal(scale.clean, 0);
     for (int i = 0; i < 40; i++) {
         mpt_scale_change_t change = mpt_loss_scale_update(&scale, &rule, trace[i].overflow);
-        if (!(scale.scale == trace[i].scale) || scale.clean != trace[i].tracker || change != trace[i].change)
-            fail_msg("transition %d: scale %g, tracker %d, change %d; expected %g, %d, %d", i + 1, scale.scale,
-                     (int)scale.clean, (int)change, trace[i].scale, trace[i].tracker, (int)trace[i].change);
+        if (!(scale.scale == trace[i].scale) || scale.clean != trace[i].tracker ||
+            change != trace[i].change)
+            fail_msg("transition %d: scale %g, tracker %d, change %d; expected %g, %d, %d", i + 1,
+                     scale.scale, (int)scale.clean, (int)change, trace[i].scale, trace[i].tracker,
+                     (int)trace[i].change);
     }
 }
 
 /* Runs `count` equal verdicts; the last one's change comes back. */
-static mpt_scale_change_t run(mpt_loss_scale_t *scale, const mpt_loss_scale_rule_t *rule, int overflow, int count)
+static mpt_scale_change_t run(mpt_loss_scale_t *scale, const mpt_loss_scale_rule_t *rule,
+                              int overflow, int count)
 {
     mpt_scale_change_t change = MPT_SCALE_KEPT;
     for (int i = 0; i < count; i++)
@@ -168,7 +171,8 @@ static void with_hysteresis_the_third_overflow_since_growth_halves(void **state)
     mpt_loss_scale_init(&scale, &rule);
     assert_int_equal(run(&scale, &rule, 1, 2), MPT_SCALE_KEPT);
     assert_true(scale.scale == 65536);
-    assert_int_equal(run(&scale, &rule, 0, 3), MPT_SCALE_KEPT); /* clean steps alone forgive nothing */
+    assert_int_equal(run(&scale, &rule, 0, 3),
+                     MPT_SCALE_KEPT); /* clean steps alone forgive nothing */
     assert_int_equal(run(&scale, &rule, 1, 1), MPT_SCALE_SHRANK);
     assert_true(scale.scale == 32768);
     assert_int_equal(run(&scale, &rule, 1, 1), MPT_SCALE_SHRANK);

@@ -20,7 +20,8 @@ typedef struct training {
     void *working[CREW_MAX_RANKS];
 } training_t;
 
-static const mpt_optimizer_params_t params = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1};
+static const mpt_optimizer_params_t params = {
+    .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1};
 static const double learning_rate = 1e-2;
 
 static training_t *open_training(int ranks, double scale, double clip)
@@ -73,21 +74,24 @@ static int train_body(crew_rank_t *rank)
         mpt_verdict_t verdict;
         memset(rank->state.accumulator, 0, total * sizeof(float));
         gradient_of(rank->layout, rank->rank, step, (float)t->scale, rank->state.accumulator);
-        if (crew_reduce(rank) != MPT_OK || crew_agree(rank, 0, &verdict) != MPT_OK || verdict.overflow)
+        if (crew_reduce(rank) != MPT_OK || crew_agree(rank, 0, &verdict) != MPT_OK ||
+            verdict.overflow)
             return 2;
-        double norm = mpt_optimizer_norm(verdict.sumsq, &unscale), clip = mpt_optimizer_clip(norm, t->clip);
+        double norm = mpt_optimizer_norm(verdict.sumsq, &unscale),
+               clip = mpt_optimizer_clip(norm, t->clip);
         if (rank->rank == 0) {
             t->norms[step] = norm;
             t->clips[step] = clip;
         }
-        if (mpt_optimizer_apply(&rank->state, &rank->kernels, &params, &unscale, clip, learning_rate, step + 1,
-                                rank->stream) != MPT_OK)
+        if (mpt_optimizer_apply(&rank->state, &rank->kernels, &params, &unscale, clip,
+                                learning_rate, step + 1, rank->stream) != MPT_OK)
             return 3;
     }
     memcpy(t->master[rank->rank], rank->state.master, total * sizeof(float));
     memcpy(t->m[rank->rank], rank->state.m, total * sizeof(float));
     memcpy(t->v[rank->rank], rank->state.v, total * sizeof(float));
-    memcpy(t->working[rank->rank], rank->state.working, total * mpt_dtype_bytes(rank->state.compute));
+    memcpy(t->working[rank->rank], rank->state.working,
+           total * mpt_dtype_bytes(rank->state.compute));
     return 0;
 }
 
@@ -120,7 +124,8 @@ static void a_loss_scale_leaves_no_trace_in_the_masters(void **state)
     static const double clips[] = {0, 0.5, 1e9};
     for (int ranks = 1; ranks <= 4; ranks++)
         for (int c = 0; c < 3; c++) {
-            training_t *plain = open_training(ranks, 1, clips[c]), *scaled = open_training(ranks, 65536, clips[c]);
+            training_t *plain = open_training(ranks, 1, clips[c]),
+                       *scaled = open_training(ranks, 65536, clips[c]);
             train(plain, MPT_BF16, MPT_F32);
             train(scaled, MPT_BF16, MPT_F32);
             assert_same_bits(plain, scaled);
@@ -210,7 +215,8 @@ static void train_reference(const training_t *t, reference_t *weights)
         for (int n = 0; n < layout->tensor_count; n++)
             for (int64_t i = 0; i < mpt_tensor_count(&layout->tensors[n]); i++) {
                 int64_t at = mpt_layout_at(layout, n) + i;
-                adamw(&weights[at], clip * mean_gradient(t, gradients, at), step + 1, layout->tensors[n].decay);
+                adamw(&weights[at], clip * mean_gradient(t, gradients, at), step + 1,
+                      layout->tensors[n].decay);
             }
     }
     for (int r = 0; r < layout->ranks; r++)
@@ -230,8 +236,8 @@ static void the_update_is_adamw_of_the_clipped_mean_gradient(void **state)
             train_reference(t, weights);
             for (int64_t i = 0; i < t->layout.total; i++) {
                 if (!(fabs(t->master[0][i] - weights[i].w) <= 1e-5 * fmax(1, fabs(weights[i].w))))
-                    fail_msg("%d ranks, clip %g, element %lld: %.9g, AdamW gives %.9g", ranks, clips[c],
-                             (long long)i, (double)t->master[0][i], weights[i].w);
+                    fail_msg("%d ranks, clip %g, element %lld: %.9g, AdamW gives %.9g", ranks,
+                             clips[c], (long long)i, (double)t->master[0][i], weights[i].w);
                 assert_true(fabs(t->m[0][i] - weights[i].m) <= 1e-5);
                 assert_true(fabs(t->v[0][i] - weights[i].v) <= 1e-5);
             }
@@ -249,12 +255,14 @@ static void working_weights_are_the_rounded_masters_and_padding_stays_zero(void 
         unsigned char *used = calloc((size_t)t->layout.total, 1);
         train(t, types[c], types[c]);
         for (int n = 0; n < t->layout.tensor_count; n++)
-            memset(used + mpt_layout_at(&t->layout, n), 1, (size_t)mpt_tensor_count(&t->layout.tensors[n]));
+            memset(used + mpt_layout_at(&t->layout, n), 1,
+                   (size_t)mpt_tensor_count(&t->layout.tensors[n]));
         for (int64_t i = 0; i < t->layout.total; i++) {
             float rounded;
             mpt_store(&rounded, MPT_F32, 0, t->master[0][i]);
             if (types[c] != MPT_F32) {
-                uint16_t half = types[c] == MPT_BF16 ? mpt_f32_to_bf16(rounded) : mpt_f32_to_f16(rounded);
+                uint16_t half =
+                    types[c] == MPT_BF16 ? mpt_f32_to_bf16(rounded) : mpt_f32_to_f16(rounded);
                 rounded = types[c] == MPT_BF16 ? mpt_bf16_to_f32(half) : mpt_f16_to_f32(half);
             }
             assert_true(mpt_load(t->working[0], types[c], i) == (double)rounded);

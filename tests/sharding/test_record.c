@@ -24,7 +24,8 @@ static mpt_verdict_t fold(const mpt_record_t *records, int ranks)
     return verdict;
 }
 
-static void mark(mpt_record_t *record, uint8_t flag, uint16_t micro_step, uint64_t element, uint32_t count)
+static void mark(mpt_record_t *record, uint8_t flag, uint16_t micro_step, uint64_t element,
+                 uint32_t count)
 {
     record->flags |= flag;
     record->micro_step = micro_step;

@@ -154,7 +154,8 @@ static void check_against_definition(const exchange_t *x, double divisor)
             float got = (float)mpt_load(x->gradients[r], x->wire, at);
             if (mpt_f32_bits(got) != mpt_f32_bits(s.tree))
                 fail_msg("%s, %d ranks: rank %d, element %lld: %.9g, the definition gives %.9g",
-                         mpt_dtype_name(x->wire), ranks, r, (long long)at, (double)got, (double)s.tree);
+                         mpt_dtype_name(x->wire), ranks, r, (long long)at, (double)got,
+                         (double)s.tree);
         }
         left_differs += s.left != s.tree;
         narrow_differs += s.narrow != s.tree;
@@ -201,7 +202,8 @@ static void fp16_subnormals_survive_the_wire(void **state)
     (void)state;
     exchange_t *x = open_exchange(4, MPT_F16);
     for (int r = 0; r < 4; r++)
-        crew_fill(&x->layout, x->accumulators[r], 40 + (uint64_t)r, 4, r == 0 ? 0x1p-10f : 0x1p-20f);
+        crew_fill(&x->layout, x->accumulators[r], 40 + (uint64_t)r, 4,
+                  r == 0 ? 0x1p-10f : 0x1p-20f);
     run(x, (crew_t){0});
     check_against_definition(x, 2);
     close_exchange(x);
@@ -388,7 +390,9 @@ static void two_finite_contributions_may_overflow_only_in_the_sum(void **state)
             assert_int_equal(v->bad_count, 1);
             assert_int_equal(v->bad_element, x->layout.tensors[t].first + element);
             assert_int_equal(v->bad_bits, 0x7f800000u);
-            assert_int_equal(mpt_layout_locate_global(&x->layout, (int64_t)v->bad_element, &tensor, &element), 1);
+            assert_int_equal(
+                mpt_layout_locate_global(&x->layout, (int64_t)v->bad_element, &tensor, &element),
+                1);
             assert_int_equal(tensor, t);
             close_exchange(x);
         }
@@ -412,7 +416,8 @@ static void counts_saturate_in_the_record(void **state)
 {
     (void)state;
     mpt_layout_t layout = crew_layout(1);
-    mpt_offender_t wire[3] = {{.count = UINT32_MAX, .first = 5}, {.count = 7, .first = 1}, {0}}, sum[3] = {{0}};
+    mpt_offender_t wire[3] = {{.count = UINT32_MAX, .first = 5}, {.count = 7, .first = 1}, {0}},
+                   sum[3] = {{0}};
     double sumsq[3] = {1, 2, 4};
     mpt_state_t held = {.layout = &layout, .bad_wire = wire, .bad_sum = sum, .sumsq = sumsq};
     mpt_comm_t comm = {.ranks = 1};

@@ -30,6 +30,7 @@ attention_shape_t attention_shape_init(mpt_dtype_t compute, int64_t batch, int64
         shape.queries = backward ? 128 : 64;
         shape.keys = backward ? 128 : 64;
         shape.columns = 32;
+        if (getenv("BC")) shape.columns = atoi(getenv("BC"));
         if (getenv(backward?"BQ":"FQ")) shape.queries = atoi(getenv(backward?"BQ":"FQ"));
         if (getenv(backward?"BK":"FK")) shape.keys = atoi(getenv(backward?"BK":"FK"));
     }

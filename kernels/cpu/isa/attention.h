@@ -63,42 +63,6 @@ typedef enum attention_form {
     ATTENTION_RIGHT_ROWS  /* right operand, outer: head_dim, inner: rows; non-finite values as zero */
 } attention_form_t;
 
-/** A product of the tile engine: 32 x 32 of c. */
-typedef struct attention_product {
-    float *c;
-    int64_t ld, steps; /* steps: depth / 32 */
-    int accumulate;
-    attention_operand_t left, right;
-} attention_product_t;
-
-/** Products that the next vector work waits for go before those that may come at any time. */
-typedef enum attention_lane { ATTENTION_NEXT = 0, ATTENTION_LATER = 1, ATTENTION_LANES } attention_lane_t;
-
-#define ATTENTION_QUEUE 32
-
-/**
- * Products that a task has asked for and that are not done. Tile and vector instructions overlap only where they
- * alternate within some hundred instructions, so tile products are not run when asked for but piece by piece
- * from inside the vector loops; who needs a result waits for it. The fma engine runs them at once.
- */
-typedef struct attention_queue {
-    const attention_shape_t *shape;
-    uint64_t added[ATTENTION_LANES], done[ATTENTION_LANES];
-    attention_product_t ring[ATTENTION_LANES][ATTENTION_QUEUE];
-    attention_product_t now; /* under way if steps > 0 or unsaved */
-    attention_lane_t lane;   /* its lane */
-    int unsaved;             /* its sums are still in tiles */
-} attention_queue_t;
-
-static inline void attention_queue_init(attention_queue_t *queue, const attention_shape_t *shape)
-{
-    queue->shape = shape;
-    for (int lane = 0; lane < ATTENTION_LANES; lane++)
-        queue->added[lane] = queue->done[lane] = 0;
-    queue->now.steps = 0;
-    queue->unsaved = 0;
-}
-
 /** What turns 32 keys of S^T and dP^T into P^T and dS^T. Columns are queries. */
 typedef struct attention_strip {
     const float *scores, *dprobs;   /* [32,ld] */
@@ -122,12 +86,10 @@ typedef struct attention_strip {
 #define attention_nonfinite_up MPT_LEVEL_NAME(mpt_attention_nonfinite_up)
 #define attention_fma_pack MPT_LEVEL_NAME(mpt_attention_fma_pack)
 #define attention_fma_product MPT_LEVEL_NAME(mpt_attention_fma_product)
-#define attention_fma_wait MPT_LEVEL_NAME(mpt_attention_fma_wait)
 #define attention_fma_probabilities MPT_LEVEL_NAME(mpt_attention_fma_probabilities)
 #define attention_fma_gradients MPT_LEVEL_NAME(mpt_attention_fma_gradients)
 #define attention_tiles_pack MPT_LEVEL_NAME(mpt_attention_tiles_pack)
 #define attention_tiles_product MPT_LEVEL_NAME(mpt_attention_tiles_product)
-#define attention_tiles_wait MPT_LEVEL_NAME(mpt_attention_tiles_wait)
 #define attention_tiles_probabilities MPT_LEVEL_NAME(mpt_attention_tiles_probabilities)
 #define attention_tiles_gradients MPT_LEVEL_NAME(mpt_attention_tiles_gradients)
 #define attention_tiles_begin MPT_LEVEL_NAME(mpt_attention_tiles_begin)
@@ -200,35 +162,32 @@ int attention_fma_pack(const attention_shape_t *shape, attention_form_t form,
                        attention_source_t source, int64_t first, int64_t rows,
                        attention_operand_t to);
 /**
- * c[rows,columns] (FP32, ld) = left . right, or += it, some time before attention_wait returns. Rows, columns and depth
- * are multiples of ATTENTION_STEP, or, where they run over head_dim, width and `depth` of the shape.
+ * c[rows,columns] (FP32, ld) = left . right, or += it. Rows, columns and depth are multiples of ATTENTION_STEP,
+ * or, where they run over head_dim, `width` and `depth` of the shape.
  */
-void attention_fma_product(attention_queue_t *queue, attention_lane_t lane, float *c, int64_t ld,
-                           int64_t rows, int64_t columns, attention_operand_t left,
-                           attention_operand_t right, int64_t depth, int accumulate);
-/** Return when the first `count` products of `lane` are done: queue->added[lane], or what it was earlier. */
-void attention_fma_wait(attention_queue_t *queue, attention_lane_t lane, uint64_t count);
+void attention_fma_product(const attention_shape_t *shape, float *c, int64_t ld, int64_t rows,
+                           int64_t columns, attention_operand_t left, attention_operand_t right,
+                           int64_t depth, int accumulate);
 /**
  * probs = 2^(scores c - base) rounded to compute, a right operand (outer: columns, inner: keys); sum += its column
  * sums before rounding. scores: [keys,columns], ld = columns. fma: probs may lie in their place.
  */
-void attention_fma_probabilities(attention_queue_t *queue, const float *scores, int64_t keys,
+void attention_fma_probabilities(const attention_shape_t *shape, const float *scores, int64_t keys,
                                  int64_t columns, float c, const float *base, float *sum,
                                  attention_operand_t probs);
-void attention_fma_gradients(attention_queue_t *queue, const attention_strip_t *strip);
+void attention_fma_gradients(const attention_shape_t *shape, const attention_strip_t *strip);
 
 #ifdef MPT_LEVEL_AMX
 int attention_tiles_pack(const attention_shape_t *shape, attention_form_t form,
                          attention_source_t source, int64_t first, int64_t rows,
                          attention_operand_t to);
-void attention_tiles_product(attention_queue_t *queue, attention_lane_t lane, float *c, int64_t ld,
-                             int64_t rows, int64_t columns, attention_operand_t left,
-                             attention_operand_t right, int64_t depth, int accumulate);
-void attention_tiles_wait(attention_queue_t *queue, attention_lane_t lane, uint64_t count);
-void attention_tiles_probabilities(attention_queue_t *queue, const float *scores, int64_t keys,
+void attention_tiles_product(const attention_shape_t *shape, float *c, int64_t ld, int64_t rows,
+                             int64_t columns, attention_operand_t left, attention_operand_t right,
+                             int64_t depth, int accumulate);
+void attention_tiles_probabilities(const attention_shape_t *shape, const float *scores, int64_t keys,
                                    int64_t columns, float c, const float *base, float *sum,
                                    attention_operand_t probs);
-void attention_tiles_gradients(attention_queue_t *queue, const attention_strip_t *strip);
+void attention_tiles_gradients(const attention_shape_t *shape, const attention_strip_t *strip);
 /** Configure this thread's tiles before the others, and release them after. */
 void attention_tiles_begin(void);
 void attention_tiles_end(void);

@@ -24,12 +24,10 @@ typedef struct backward_task {
     float *dq_sums;                            /* dQ^T, a block after the other: [width,queries] */
     char *k_wide, *v_wide, *k_rows;            /* a packed key block */
     float *dk_sums, *dv_sums;                  /* [keys,width] */
-    /* Two of each, used in turn. */
-    float *scores[2], *dprobs[2];              /* [32,columns] */
-    char *probs[2], *dscores[2];               /* P, dS of a strip of 32 keys: [32,queries] */
-    char *dscores_right[2];                    /* dS of a block: [keys,queries] */
+    float *scores, *dprobs;                    /* [32,columns] */
+    char *probs, *dscores;                     /* P, dS of a strip of 32 keys: [32,queries] */
+    char *dscores_right;                       /* dS of a block: [keys,queries] */
     float *running;                            /* [head_dim] */
-    attention_queue_t *queue;
 } backward_task_t;
 
 static int64_t smaller(int64_t a, int64_t b)
@@ -75,13 +73,11 @@ static size_t cut_scratch(const attention_shape_t *shape, char *base, backward_t
     t->k_rows = attention_scratch_cut(base, &used, packed);
     t->dk_sums = attention_scratch_cut(base, &used, sums);
     t->dv_sums = attention_scratch_cut(base, &used, sums);
-    for (int i = 0; i < 2; i++) {
-        t->scores[i] = attention_scratch_cut(base, &used, square);
-        t->dprobs[i] = attention_scratch_cut(base, &used, square);
-        t->probs[i] = attention_scratch_cut(base, &used, strip);
-        t->dscores[i] = attention_scratch_cut(base, &used, shape->tiles ? strip : 0);
-        t->dscores_right[i] = attention_scratch_cut(base, &used, block);
-    }
+    t->scores = attention_scratch_cut(base, &used, square);
+    t->dprobs = attention_scratch_cut(base, &used, square);
+    t->probs = attention_scratch_cut(base, &used, strip);
+    t->dscores = attention_scratch_cut(base, &used, shape->tiles ? strip : 0);
+    t->dscores_right = attention_scratch_cut(base, &used, block);
     t->running = attention_scratch_cut(base, &used, (size_t)shape->head_dim * sizeof(float));
     return used;
 }
@@ -172,180 +168,116 @@ static int pack_keys(const backward_task_t *t, int64_t key, backward_keys_t *key
                                          keys->k_rows);
 }
 
-/*
- * Where a key block is on its way past the query blocks: squares of 32 keys x up to shape->columns queries, along a strip of
- * 32 keys, strip by strip, block by block; what lies above the diagonal is left out.
- */
-typedef struct backward_place {
-    int64_t query, queries; /* the query block, and how many it has, padded */
-    int64_t row, column;    /* first key and first query, within the blocks */
-    int64_t columns;
-    int strip, block; /* turns: how many strips and blocks came before, modulo 2 */
-} backward_place_t;
+/* A strip: 32 keys of a key block against a query block, as far as it lies on or below the diagonal. */
+typedef struct backward_strip {
+    int64_t row;                    /* first key, within its block */
+    int64_t query;                  /* the query block */
+    int64_t skip, columns;          /* its first query that sees the keys; its end */
+    attention_operand_t probs, dscores; /* left operands, outer: 32 keys, inner: queries */
+    attention_operand_t dscores_right;  /* right operand, outer: queries, inner: the block's keys */
+} backward_strip_t;
 
-static int64_t first_column(const backward_keys_t *keys, const backward_place_t *p)
-{
-    return larger(0, keys->first + p->row - p->query);
-}
-
-static void enter_strip(const backward_task_t *t, const backward_keys_t *keys, backward_place_t *p)
-{
-    p->column = first_column(keys, p);
-    p->columns = smaller(t->shape->columns, p->queries - p->column);
-}
-
-static void enter_block(const backward_task_t *t, const backward_keys_t *keys, int64_t query,
-                        backward_place_t *p)
-{
-    p->query = query;
-    p->queries = smaller(t->shape->queries, t->last_query - query);
-    p->row = 0;
-    enter_strip(t, keys, p);
-}
-
-/* Go to the next square. Returns 0 where there is none. */
-static int advance(const backward_task_t *t, const backward_keys_t *keys, backward_place_t *p)
-{
-    p->column += p->columns;
-    p->columns = smaller(t->shape->columns, p->queries - p->column);
-    if (p->columns > 0)
-        return 1;
-    p->strip ^= 1;
-    p->row += ATTENTION_STEP;
-    if (p->row < smaller(keys->rows, p->query + p->queries - keys->first)) {
-        enter_strip(t, keys, p);
-        return 1;
-    }
-    p->block ^= 1;
-    enter_block(t, keys, p->query + t->shape->queries, p);
-    return p->query < t->last_query;
-}
-
-static void ask_scores(const backward_task_t *t, const backward_keys_t *keys,
-                       const backward_place_t *p, int turn)
+/* fma: dS is one matrix, by rows the left operand and by columns the right one. */
+static backward_strip_t strip_init(const backward_task_t *t, const backward_keys_t *keys,
+                                   int64_t row, int64_t query, int64_t columns)
 {
     const attention_shape_t *shape = t->shape;
-    const attention_operand_t q = query_block(t, ATTENTION_RIGHT_WIDE, t->q_wide, p->query);
-    const attention_operand_t dout = query_block(t, ATTENTION_RIGHT_WIDE, t->dout_wide, p->query);
-    attention_engine(shape, product)(t->queue, ATTENTION_NEXT, t->scores[turn], shape->columns,
-                                     ATTENTION_STEP, p->columns,
-                                     attention_at(shape, keys->k_wide, p->row, 0),
-                                     attention_at(shape, q, p->column, 0), shape->depth, 0);
-    attention_engine(shape, product)(t->queue, ATTENTION_NEXT, t->dprobs[turn], shape->columns,
-                                     ATTENTION_STEP, p->columns,
-                                     attention_at(shape, keys->v_wide, p->row, 0),
-                                     attention_at(shape, dout, p->column, 0), shape->depth, 0);
-}
-
-static attention_operand_t dscores_right(const backward_task_t *t, const backward_place_t *p)
-{
-    const attention_shape_t *shape = t->shape;
-    return attention_operand_over_rows(shape, shape->keys, shape->queries,
-                                       t->dscores_right[p->block]);
-}
-
-/* A strip's P or dS as left operand. fma: dS is the same matrix as dscores_right. */
-static attention_operand_t strip_operand(const backward_task_t *t, const backward_place_t *p,
-                                         char *const strips[2])
-{
-    const int64_t ld = t->shape->queries;
-    if (t->shape->tiles)
-        return (attention_operand_t){.data = strips[p->strip],
+    const int64_t ld = shape->queries;
+    attention_operand_t left = {.data = t->probs, .outer = ld * 4, .inner = 4};
+    if (shape->tiles)
+        left = (attention_operand_t){.data = t->probs,
                                      .outer = 1024,
                                      .inner = 2 * 1024,
                                      .plane = ATTENTION_STEP * ld * 2};
-    char *data = strips == t->probs ? strips[p->strip] : dscores_right(t, p).data + p->row * ld * 4;
-    return (attention_operand_t){.data = data, .outer = ld * 4, .inner = 4};
+    backward_strip_t strip = {
+        .row = row,
+        .query = query,
+        .skip = larger(0, keys->first + row - query),
+        .columns = columns,
+        .probs = left,
+        .dscores = left,
+        .dscores_right = attention_operand_over_rows(shape, shape->keys, ld, t->dscores_right)};
+    strip.dscores.data = shape->tiles ? t->dscores : t->dscores_right + row * ld * 4;
+    return strip;
 }
 
-/* P and dS of a square whose scores are there. */
-static void square_gradients(const backward_task_t *t, const backward_keys_t *keys,
-                             const backward_place_t *p, int turn)
+/* P and dS of queries column .. column + columns - 1. */
+static void strip_gradients(const backward_task_t *t, const backward_keys_t *keys,
+                            const backward_strip_t *s, int64_t column, int64_t columns)
 {
     const attention_shape_t *shape = t->shape;
-    const attention_strip_t strip = {
-        .scores = t->scores[turn],
-        .dprobs = t->dprobs[turn],
-        .ld = shape->columns,
-        .columns = p->columns,
-        .minus_lse = t->minus_lse + p->query + p->column,
-        .delta = t->delta + p->query + p->column,
+    const int64_t ld = shape->columns;
+    const attention_operand_t q = query_block(t, ATTENTION_RIGHT_WIDE, t->q_wide, s->query);
+    const attention_operand_t dout = query_block(t, ATTENTION_RIGHT_WIDE, t->dout_wide, s->query);
+    const attention_strip_t part = {
+        .scores = t->scores,
+        .dprobs = t->dprobs,
+        .ld = ld,
+        .columns = columns,
+        .minus_lse = t->minus_lse + s->query + column,
+        .delta = t->delta + s->query + column,
         .scale = t->scale,
-        .diagonal = keys->first + p->row == p->query + p->column,
-        .probs = attention_at(shape, strip_operand(t, p, t->probs), 0, p->column),
-        .dscores = attention_at(shape, strip_operand(t, p, t->dscores), 0, p->column),
-        .dscores_right = attention_at(shape, dscores_right(t, p), p->column, p->row)};
-    attention_engine(shape, gradients)(t->queue, &strip);
+        .diagonal = keys->first + s->row == s->query + column,
+        .probs = attention_at(shape, s->probs, 0, column),
+        .dscores = attention_at(shape, s->dscores, 0, column),
+        .dscores_right = attention_at(shape, s->dscores_right, column, s->row)};
+    attention_engine(shape, product)(shape, t->scores, ld, ATTENTION_STEP, columns,
+                                     attention_at(shape, keys->k_wide, s->row, 0),
+                                     attention_at(shape, q, column, 0), shape->depth, 0);
+    attention_engine(shape, product)(shape, t->dprobs, ld, ATTENTION_STEP, columns,
+                                     attention_at(shape, keys->v_wide, s->row, 0),
+                                     attention_at(shape, dout, column, 0), shape->depth, 0);
+    attention_engine(shape, gradients)(shape, &part);
 }
 
 /* dV += P^T dO, dK += dS^T Q for the strip's keys. */
-static void add_strip(const backward_task_t *t, const backward_keys_t *keys,
-                      const backward_place_t *p)
+static void strip_products(const backward_task_t *t, const backward_strip_t *s)
 {
     const attention_shape_t *shape = t->shape;
-    const int64_t width = shape->width, skip = first_column(keys, p);
-    const attention_operand_t dout = query_block(t, ATTENTION_RIGHT_ROWS, t->dout_rows, p->query);
-    const attention_operand_t q = query_block(t, ATTENTION_RIGHT_ROWS, t->q_rows, p->query);
-    if (!t->want_keys)
-        return;
-    attention_engine(shape, product)(
-        t->queue, ATTENTION_LATER, t->dv_sums + p->row * width, width, ATTENTION_STEP, width,
-        attention_at(shape, strip_operand(t, p, t->probs), 0, skip),
-        attention_at(shape, dout, 0, skip), p->queries - skip, 1);
-    attention_engine(shape, product)(
-        t->queue, ATTENTION_LATER, t->dk_sums + p->row * width, width, ATTENTION_STEP, width,
-        attention_at(shape, strip_operand(t, p, t->dscores), 0, skip),
-        attention_at(shape, q, 0, skip), p->queries - skip, 1);
+    const int64_t width = shape->width, depth = s->columns - s->skip;
+    const attention_operand_t dout = query_block(t, ATTENTION_RIGHT_ROWS, t->dout_rows, s->query);
+    const attention_operand_t q = query_block(t, ATTENTION_RIGHT_ROWS, t->q_rows, s->query);
+    attention_engine(shape, product)(shape, t->dv_sums + s->row * width, width, ATTENTION_STEP,
+                                     width, attention_at(shape, s->probs, 0, s->skip),
+                                     attention_at(shape, dout, 0, s->skip), depth, 1);
+    attention_engine(shape, product)(shape, t->dk_sums + s->row * width, width, ATTENTION_STEP,
+                                     width, attention_at(shape, s->dscores, 0, s->skip),
+                                     attention_at(shape, q, 0, s->skip), depth, 1);
 }
 
 /* dQ^T += K^T dS^T for the block; on the diagonal 32 columns at a time, each over the keys it sees. */
-static void add_block(const backward_task_t *t, const backward_keys_t *keys,
-                      const backward_place_t *p)
+static void block_products(const backward_task_t *t, const backward_keys_t *keys, int64_t query,
+                           int64_t columns)
 {
     const attention_shape_t *shape = t->shape;
-    const int whole = keys->first + keys->rows <= p->query + ATTENTION_STEP;
-    const int64_t step = whole ? p->queries : ATTENTION_STEP;
-    if (!t->want_queries)
-        return;
-    for (int64_t q = 0; q < p->queries; q += step) {
-        const int64_t seen = smaller(keys->rows, p->query + q + ATTENTION_STEP - keys->first);
+    const attention_operand_t dscores =
+        attention_operand_over_rows(shape, shape->keys, shape->queries, t->dscores_right);
+    const int whole = keys->first + keys->rows <= query + ATTENTION_STEP;
+    const int64_t step = whole ? columns : ATTENTION_STEP;
+    for (int64_t q = 0; q < columns; q += step) {
+        const int64_t seen = smaller(keys->rows, query + q + ATTENTION_STEP - keys->first);
         if (seen > 0)
-            attention_engine(shape, product)(t->queue, ATTENTION_LATER, dq_block(t, p->query) + q,
-                                             shape->queries, shape->width, step, keys->k_rows,
-                                             attention_at(shape, dscores_right(t, p), q, 0), seen,
-                                             1);
+            attention_engine(shape, product)(shape, dq_block(t, query) + q, shape->queries,
+                                             shape->width, step, keys->k_rows,
+                                             attention_at(shape, dscores, q, 0), seen, 1);
     }
 }
 
-/* A key block against all its queries. Scores of the next square are asked for before this one's are used. */
-static void pass_queries(const backward_task_t *t, const backward_keys_t *keys)
+/* A key block against a query block. */
+static void pass_block(const backward_task_t *t, const backward_keys_t *keys, int64_t query)
 {
     const attention_shape_t *shape = t->shape;
-    uint64_t strip_added[2] = {0}, block_added[2] = {0};
-    backward_place_t p = {0};
-    enter_block(t, keys, larger(t->first_query, keys->first / shape->queries * shape->queries), &p);
-    ask_scores(t, keys, &p, 0);
-    for (int more = 1, turn = 0; more; turn ^= 1) {
-        backward_place_t next = p;
-        attention_engine(shape, wait)(t->queue, ATTENTION_NEXT, t->queue->added[ATTENTION_NEXT]);
-        more = advance(t, keys, &next);
-        if (more)
-            ask_scores(t, keys, &next, turn ^ 1);
-        /* What last used these buffers must be done. */
-        attention_engine(shape, wait)(t->queue, ATTENTION_LATER, strip_added[p.strip]);
-        attention_engine(shape, wait)(t->queue, ATTENTION_LATER, block_added[p.block]);
-        square_gradients(t, keys, &p, turn);
-        if (next.strip != p.strip) {
-            add_strip(t, keys, &p);
-            strip_added[p.strip] = t->queue->added[ATTENTION_LATER];
-        }
-        if (next.block != p.block) {
-            add_block(t, keys, &p);
-            block_added[p.block] = t->queue->added[ATTENTION_LATER];
-        }
-        p = next;
+    const int64_t columns = smaller(shape->queries, t->last_query - query);
+    const int64_t rows = smaller(keys->rows, query + columns - keys->first);
+    for (int64_t row = 0; row < rows; row += ATTENTION_STEP) {
+        const backward_strip_t strip = strip_init(t, keys, row, query, columns);
+        for (int64_t q = strip.skip; q < columns; q += shape->columns)
+            strip_gradients(t, keys, &strip, q, smaller(shape->columns, columns - q));
+        if (t->want_keys)
+            strip_products(t, &strip);
     }
-    attention_engine(shape, wait)(t->queue, ATTENTION_LATER, t->queue->added[ATTENTION_LATER]);
+    if (t->want_queries)
+        block_products(t, keys, query, columns);
 }
 
 /* Rows of [.,width] to the caller's array. */
@@ -369,7 +301,9 @@ static int backward_keys(const backward_task_t *t, int64_t key)
     const int bad = pack_keys(t, key, &keys);
     memset(t->dk_sums, 0, sums);
     memset(t->dv_sums, 0, sums);
-    pass_queries(t, &keys);
+    const int64_t first = larger(t->first_query, key / shape->queries * shape->queries);
+    for (int64_t query = first; query < t->last_query; query += shape->queries)
+        pass_block(t, &keys, query);
     if (t->want_keys) {
         store_rows(t, t->dk_sums, t->dk, key, keys.rows);
         store_rows(t, t->dv_sums, t->dv, key, keys.rows);
@@ -421,8 +355,7 @@ static void backward_part(const backward_task_t *t)
     restore_nonfinite(t, bad_queries, bad_keys);
 }
 
-static backward_task_t start_task(const backward_job_t *job, int64_t head, int worker,
-                                  attention_queue_t *queue)
+static backward_task_t start_task(const backward_job_t *job, int64_t head, int worker)
 {
     const attention_shape_t *shape = &job->shape;
     const mpt_attention_backward_t *args = job->args;
@@ -446,8 +379,7 @@ static backward_task_t start_task(const backward_job_t *job, int64_t head, int w
                          .last_key = shape->rows,
                          .last_query = shape->rows,
                          .want_keys = 1,
-                         .want_queries = 1,
-                         .queue = queue};
+                         .want_queries = 1};
     cut_scratch(shape, job->scratch + (size_t)worker * job->scratch_stride, &t);
     return t;
 }
@@ -479,9 +411,7 @@ static void run_task(void *ctx, int index, int worker)
 {
     const backward_job_t *job = ctx;
     const int64_t parts = job->chunks > 1 ? 2 * job->chunks : 1;
-    attention_queue_t queue;
-    attention_queue_init(&queue, &job->shape);
-    backward_task_t t = start_task(job, index / parts, worker, &queue);
+    backward_task_t t = start_task(job, index / parts, worker);
     if (parts > 1)
         narrow_task(job, index % parts, &t);
 #ifdef MPT_LEVEL_AMX

@@ -124,12 +124,11 @@ static void product_columns(float *c, int64_t ld, int64_t rows, attention_operan
         }
 }
 
-void attention_fma_product(attention_queue_t *queue, attention_lane_t lane, float *c, int64_t ld,
-                           int64_t rows, int64_t columns, attention_operand_t left,
-                           attention_operand_t right, int64_t depth, int accumulate)
+void attention_fma_product(const attention_shape_t *shape, float *c, int64_t ld, int64_t rows,
+                           int64_t columns, attention_operand_t left, attention_operand_t right,
+                           int64_t depth, int accumulate)
 {
-    (void)queue;
-    (void)lane;
+    (void)shape;
     for (int64_t j = 0; j < columns; j += VECTORS * VEC_LANES) {
         const int64_t vectors = (columns - j) / VEC_LANES;
         attention_operand_t part = right;
@@ -137,13 +136,6 @@ void attention_fma_product(attention_queue_t *queue, attention_lane_t lane, floa
         product_columns(c + j, ld, rows, left, &part, depth, accumulate,
                         vectors < VECTORS ? (int)vectors : VECTORS);
     }
-}
-
-void attention_fma_wait(attention_queue_t *queue, attention_lane_t lane, uint64_t count)
-{
-    (void)queue;
-    (void)lane;
-    (void)count;
 }
 
 /* ---- softmax ------------------------------------------------------------------------------------ */
@@ -165,11 +157,11 @@ VEC_INLINE void probabilities_as(const mpt_dtype_t compute, const float *scores,
     }
 }
 
-void attention_fma_probabilities(attention_queue_t *queue, const float *scores, int64_t keys,
+void attention_fma_probabilities(const attention_shape_t *shape, const float *scores, int64_t keys,
                                  int64_t columns, float c, const float *base, float *sum,
                                  attention_operand_t probs)
 {
-    const mpt_dtype_t compute = queue->shape->compute;
+    const mpt_dtype_t compute = shape->compute;
     float *to = (float *)probs.data;
     const int64_t ld = probs.inner / 4;
     if (compute == MPT_BF16)
@@ -213,9 +205,9 @@ VEC_INLINE void gradients_as(const mpt_dtype_t compute, const attention_strip_t 
     }
 }
 
-void attention_fma_gradients(attention_queue_t *queue, const attention_strip_t *strip)
+void attention_fma_gradients(const attention_shape_t *shape, const attention_strip_t *strip)
 {
-    const mpt_dtype_t compute = queue->shape->compute;
+    const mpt_dtype_t compute = shape->compute;
     if (compute == MPT_BF16)
         gradients_as(MPT_BF16, strip);
     else if (compute == MPT_F16)

@@ -14,7 +14,7 @@ typedef struct forward_job {
  * sums is rare so, and 2^8 leaves FP16 room. */
 #define RISE 8
 
-/* One task: a head, and this thread's scratch. Scores and probs are two buffers each, used in turn. */
+/* One task: a head, and this thread's scratch. */
 typedef struct forward_task {
     const attention_shape_t *shape;
     attention_source_t q, k, v;
@@ -23,12 +23,11 @@ typedef struct forward_task {
     float *lse;
     float c; /* scale log2(e) */
     char *keys, *values; /* packed blocks, one after the other */
-    char *queries, *probs[2];
-    float *scores[2];           /* [keys,queries] */
+    char *queries, *probs;
+    float *scores;              /* [keys,queries] */
     float *out_sums;            /* O^T: [width,queries] */
     float *base, *sum, *factor; /* [queries]; base: what exponents are taken against */
     float *running;             /* [head_dim] */
-    attention_queue_t *queue;
 } forward_task_t;
 
 static size_t cut_scratch(const attention_shape_t *shape, char *base, forward_task_t *t)
@@ -41,12 +40,10 @@ static size_t cut_scratch(const attention_shape_t *shape, char *base, forward_ta
     t->keys = attention_scratch_cut(base, &used, packed);
     t->values = attention_scratch_cut(base, &used, packed);
     t->queries = attention_scratch_cut(base, &used, attention_operand_bytes(shape, shape->queries));
-    for (int i = 0; i < 2; i++) {
-        t->scores[i] = attention_scratch_cut(base, &used, block);
-        t->probs[i] = (char *)t->scores[i];
-        if (shape->tiles)
-            t->probs[i] = attention_scratch_cut(base, &used, block);
-    }
+    t->scores = attention_scratch_cut(base, &used, block);
+    t->probs = (char *)t->scores;
+    if (shape->tiles)
+        t->probs = attention_scratch_cut(base, &used, block);
     t->out_sums = attention_scratch_cut(base, &used, row * (size_t)shape->width);
     t->base = attention_scratch_cut(base, &used, row);
     t->sum = attention_scratch_cut(base, &used, row);
@@ -119,12 +116,12 @@ static vec_t column_peak(const float *scores, int64_t keys, int64_t ld)
  * their running sums to the new base: factor = 2^(old base - new base). A column decides on its own scores alone. Returns 1 where some
  * factor is not 1.
  */
-static int raise_bases(const forward_task_t *t, const float *scores, int64_t keys, int64_t columns)
+static int raise_bases(const forward_task_t *t, int64_t keys, int64_t columns)
 {
     vec_i32_t moved = {0};
     for (int64_t q = 0; q < columns; q += VEC_LANES) {
         const vec_t old = vec_load_f32(t->base + q, VEC_LANES);
-        const vec_t peak = column_peak(scores + q, keys, columns) * t->c;
+        const vec_t peak = column_peak(t->scores + q, keys, columns) * t->c;
         const vec_t base = vec_select(peak > old + RISE, peak, old);
         const vec_t factor = attention_exp2(old - base);
         vec_store_f32(t->base + q, VEC_LANES, base);
@@ -143,52 +140,25 @@ static void scale_columns(float *matrix, int64_t rows, int64_t columns, const fl
                           vec_load_f32(matrix + j, VEC_LANES) * vec_load_f32(factor + j, VEC_LANES));
 }
 
-/* A block of queries on its way past the blocks of keys. */
-typedef struct forward_block {
-    int64_t query, columns; /* its first query; how many, padded to ATTENTION_STEP */
-    attention_operand_t queries;
-    uint64_t added; /* products of ATTENTION_LATER asked for before the last block of keys */
-} forward_block_t;
-
-static int64_t keys_of_block(const forward_task_t *t, const forward_block_t *block, int64_t key)
-{
-    return smaller(t->shape->keys, block->query + block->columns - key);
-}
-
-static void ask_scores(const forward_task_t *t, const forward_block_t *block, int64_t key)
+/* Queries query .. query + columns - 1 against one block of keys. */
+static void add_keys(const forward_task_t *t, attention_operand_t queries, int64_t query,
+                     int64_t columns, int64_t key)
 {
     const attention_shape_t *shape = t->shape;
-    if (key >= block->query + block->columns)
-        return;
-    attention_engine(shape, product)(
-        t->queue, ATTENTION_NEXT, t->scores[key / shape->keys % 2], block->columns,
-        keys_of_block(t, block, key), block->columns,
-        key_block(t, ATTENTION_LEFT_WIDE, t->keys, key), block->queries, shape->depth, 0);
-}
-
-/* One block of keys. Its scores have been asked for; the next one's are while this one goes through softmax. */
-static void add_keys(const forward_task_t *t, forward_block_t *block, int64_t key)
-{
-    const attention_shape_t *shape = t->shape;
-    const int64_t keys = keys_of_block(t, block, key), columns = block->columns;
-    const int turn = (int)(key / shape->keys % 2);
+    const int64_t keys = smaller(shape->keys, query + columns - key);
     const attention_operand_t probs =
-        attention_operand_over_rows(shape, shape->keys, columns, t->probs[turn]);
-    attention_engine(shape, wait)(t->queue, ATTENTION_NEXT, t->queue->added[ATTENTION_NEXT]);
-    ask_scores(t, block, key + shape->keys);
-    mask_scores(t->scores[turn], columns, key, keys, block->query, columns);
-    if (raise_bases(t, t->scores[turn], keys, columns) && key > 0) {
-        attention_engine(shape, wait)(t->queue, ATTENTION_LATER, t->queue->added[ATTENTION_LATER]);
+        attention_operand_over_rows(shape, shape->keys, columns, t->probs);
+    attention_engine(shape, product)(shape, t->scores, columns, keys, columns,
+                                     key_block(t, ATTENTION_LEFT_WIDE, t->keys, key), queries,
+                                     shape->depth, 0);
+    mask_scores(t->scores, columns, key, keys, query, columns);
+    if (raise_bases(t, keys, columns) && key > 0)
         scale_columns(t->out_sums, shape->width, columns, t->factor);
-    }
-    /* The block before last has used the probabilities whose place these take. */
-    attention_engine(shape, wait)(t->queue, ATTENTION_LATER, block->added);
-    attention_engine(shape, probabilities)(t->queue, t->scores[turn], keys, columns, t->c, t->base,
-                                           t->sum, probs);
-    block->added = t->queue->added[ATTENTION_LATER];
-    attention_engine(shape, product)(t->queue, ATTENTION_LATER, t->out_sums, columns, shape->width,
-                                     columns, key_block(t, ATTENTION_LEFT_ROWS, t->values, key),
-                                     probs, keys, key > 0);
+    attention_engine(shape, probabilities)(shape, t->scores, keys, columns, t->c, t->base, t->sum,
+                                           probs);
+    attention_engine(shape, product)(shape, t->out_sums, columns, shape->width, columns,
+                                     key_block(t, ATTENTION_LEFT_ROWS, t->values, key), probs,
+                                     keys, key > 0);
 }
 
 static void store_block(const forward_task_t *t, int64_t query, int64_t columns)
@@ -209,25 +179,19 @@ static void forward_block(const forward_task_t *t, int64_t query)
 {
     const attention_shape_t *shape = t->shape;
     const int64_t columns = smaller(shape->queries, shape->rows - query);
-    forward_block_t block = {
-        .query = query,
-        .columns = columns,
-        .queries = attention_operand_init(shape, ATTENTION_RIGHT_WIDE, columns, t->queries),
-        .added = t->queue->added[ATTENTION_LATER]};
-    attention_engine(shape, pack)(shape, ATTENTION_RIGHT_WIDE, t->q, query, columns, block.queries);
+    const attention_operand_t queries =
+        attention_operand_init(shape, ATTENTION_RIGHT_WIDE, columns, t->queries);
+    attention_engine(shape, pack)(shape, ATTENTION_RIGHT_WIDE, t->q, query, columns, queries);
     for (int64_t q = 0; q < columns; q++) {
         t->base[q] = -FLT_MAX; /* finite, so that -inf scores against it are -inf, not NaN */
         t->sum[q] = 0;
     }
-    ask_scores(t, &block, 0);
     for (int64_t key = 0; key < query + columns; key += shape->keys)
-        add_keys(t, &block, key);
-    attention_engine(shape, wait)(t->queue, ATTENTION_LATER, t->queue->added[ATTENTION_LATER]);
+        add_keys(t, queries, query, columns, key);
     store_block(t, query, columns);
 }
 
-static forward_task_t start_task(const forward_job_t *job, int64_t head, int worker,
-                                 attention_queue_t *queue)
+static forward_task_t start_task(const forward_job_t *job, int64_t head, int worker)
 {
     const attention_shape_t *shape = &job->shape;
     const mpt_attention_forward_t *args = job->args;
@@ -242,8 +206,7 @@ static forward_task_t start_task(const forward_job_t *job, int64_t head, int wor
                         .out = (char *)args->out + b * shape->seq * token + h * row,
                         .out_stride = token,
                         .lse = (float *)args->lse + head * shape->seq,
-                        .c = ATTENTION_LOG2_E / sqrtf((float)shape->head_dim),
-                        .queue = queue};
+                        .c = ATTENTION_LOG2_E / sqrtf((float)shape->head_dim)};
     cut_scratch(shape, job->scratch + (size_t)worker * job->scratch_stride, &t);
     return t;
 }
@@ -254,9 +217,7 @@ static void run_task(void *ctx, int index, int worker)
     const forward_job_t *job = ctx;
     const attention_shape_t *shape = &job->shape;
     const int64_t chunk = index % job->chunks;
-    attention_queue_t queue;
-    attention_queue_init(&queue, shape);
-    const forward_task_t t = start_task(job, index / job->chunks, worker, &queue);
+    const forward_task_t t = start_task(job, index / job->chunks, worker);
     const int64_t blocks = (shape->rows + shape->queries - 1) / shape->queries;
     const int64_t last = blocks - 1 - chunk;
 #ifdef MPT_LEVEL_AMX

@@ -1,4 +1,3 @@
-#define IMMEDIATE
 #include "attention.h"
 
 #ifdef MPT_LEVEL_AMX
@@ -39,13 +38,13 @@ void attention_tiles_end(void)
     _tile_dpbf16ps(2, 5, 6);                                                                       \
     _tile_dpbf16ps(3, 5, 7)
 
-VEC_INLINE void load_sums(const attention_product_t *now)
+VEC_INLINE void load_sums(const float *c, int64_t ld, int accumulate)
 {
-    if (now->accumulate) {
-        _tile_loadd(0, now->c, now->ld * 4);
-        _tile_loadd(1, now->c + 16, now->ld * 4);
-        _tile_loadd(2, now->c + 16 * now->ld, now->ld * 4);
-        _tile_loadd(3, now->c + 16 * now->ld + 16, now->ld * 4);
+    if (accumulate) {
+        _tile_loadd(0, c, ld * 4);
+        _tile_loadd(1, c + 16, ld * 4);
+        _tile_loadd(2, c + 16 * ld, ld * 4);
+        _tile_loadd(3, c + 16 * ld + 16, ld * 4);
     } else {
         _tile_zero(0);
         _tile_zero(1);
@@ -54,101 +53,78 @@ VEC_INLINE void load_sums(const attention_product_t *now)
     }
 }
 
-VEC_INLINE void save_sums(const attention_product_t *now)
-{
-    _tile_stored(0, now->c, now->ld * 4);
-    _tile_stored(1, now->c + 16, now->ld * 4);
-    _tile_stored(2, now->c + 16 * now->ld, now->ld * 4);
-    _tile_stored(3, now->c + 16 * now->ld + 16, now->ld * 4);
-}
-
-/* 32 of the contraction. With two planes: high x low, high x high, low x high. */
-VEC_INLINE void multiply_step(const attention_operand_t *left, const attention_operand_t *right,
+/* 32 x 32 of c. With two planes: high x low, high x high, low x high. */
+VEC_INLINE void product_block(float *c, int64_t ld, attention_operand_t left,
+                              attention_operand_t right, int64_t steps, int accumulate,
                               const int planes)
 {
-    const char *a = left->data, *b = right->data;
-    LOAD_LEFT(a, left->outer);
-    if (planes == 2) {
-        LOAD_RIGHT(b + right->plane, right->outer);
-        MULTIPLY();
-    }
-    LOAD_RIGHT(b, right->outer);
-    MULTIPLY();
-    if (planes == 2) {
-        LOAD_LEFT(a + left->plane, left->outer);
-        MULTIPLY();
-    }
-}
-
-/* Begin the next product, if there is one. */
-VEC_INLINE int begin_product(attention_queue_t *queue)
-{
-    const int lane = queue->done[ATTENTION_NEXT] < queue->added[ATTENTION_NEXT] ? ATTENTION_NEXT
-                                                                                : ATTENTION_LATER;
-    if (queue->done[lane] == queue->added[lane])
-        return 0;
-    queue->now = queue->ring[lane][queue->done[lane] % ATTENTION_QUEUE];
-    queue->lane = lane;
-    load_sums(&queue->now);
-    return 1;
-}
-
-/* One piece of the queued products: a step of 32, or the storing of sums. Returns 0 where nothing is left to do. */
-VEC_INLINE int run_piece(attention_queue_t *queue, const int planes)
-{
-    attention_product_t *now = &queue->now;
-    if (queue->unsaved && now->steps == 0) {
-        save_sums(now);
-        queue->unsaved = 0;
-        queue->done[queue->lane]++;
-        return 1;
-    }
-    if (!queue->unsaved && !begin_product(queue))
-        return 0;
-    queue->unsaved = 1;
-    multiply_step(&now->left, &now->right, planes);
-    now->left.data += now->left.inner;
-    now->right.data += now->right.inner;
-    now->steps--;
-    return 1;
-}
-
-static void run_piece_of(attention_queue_t *queue)
-{
-    if (queue->shape->planes == 1)
-        run_piece(queue, 1);
-    else
-        run_piece(queue, 2);
-}
-
-void attention_tiles_wait(attention_queue_t *queue, attention_lane_t lane, uint64_t count)
-{
-    MEMORY_FENCE();
-    while (queue->done[lane] < count)
-        run_piece_of(queue);
-    MEMORY_FENCE();
-}
-
-void attention_tiles_product(attention_queue_t *queue, attention_lane_t lane, float *c, int64_t ld,
-                             int64_t rows, int64_t columns, attention_operand_t left,
-                             attention_operand_t right, int64_t depth, int accumulate)
-{
-    for (int64_t j = 0; j < columns; j += 32)
-        for (int64_t i = 0; i < rows; i += 32) {
-            if (queue->added[lane] - queue->done[lane] == ATTENTION_QUEUE)
-                attention_tiles_wait(queue, lane, queue->done[lane] + 1);
-            queue->ring[lane][queue->added[lane]++ % ATTENTION_QUEUE] = (attention_product_t){
-                .c = c + i * ld + j,
-                .ld = ld,
-                .steps = depth / 32,
-                .accumulate = accumulate,
-                .left = attention_at(queue->shape, left, i, 0),
-                .right = attention_at(queue->shape, right, j, 0)};
-#ifdef IMMEDIATE
- attention_tiles_wait(queue,lane,queue->added[lane]);
-#endif
-
+    const char *a = left.data, *b = right.data;
+    load_sums(c, ld, accumulate);
+    for (int64_t i = 0; i < steps; i++, a += left.inner, b += right.inner) {
+        LOAD_LEFT(a, left.outer);
+        if (planes == 2) {
+            LOAD_RIGHT(b + right.plane, right.outer);
+            MULTIPLY();
         }
+        LOAD_RIGHT(b, right.outer);
+        MULTIPLY();
+        if (planes == 2) {
+            LOAD_LEFT(a + left.plane, left.outer);
+            MULTIPLY();
+        }
+    }
+    _tile_stored(0, c, ld * 4);
+    _tile_stored(1, c + 16, ld * 4);
+    _tile_stored(2, c + 16 * ld, ld * 4);
+    _tile_stored(3, c + 16 * ld + 16, ld * 4);
+}
+
+/*
+ * 32 x columns of c over a depth of 64, the left operand staying in tiles 4 to 7. Scores of heads of 64: sums are
+ * stored after two steps, and two tiles of them at a time leave the stores time.
+ */
+static void product_strip(float *c, int64_t ld, int64_t columns, attention_operand_t left,
+                          attention_operand_t right)
+{
+    const char *b = right.data;
+    _tile_loadd(4, left.data, 64);
+    _tile_loadd(5, left.data + left.outer, 64);
+    _tile_loadd(6, left.data + left.inner, 64);
+    _tile_loadd(7, left.data + left.inner + left.outer, 64);
+    for (int64_t j = 0; j < columns; j += 16, b += right.outer) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_loadd(2, b, 64);
+        _tile_dpbf16ps(0, 4, 2);
+        _tile_dpbf16ps(1, 5, 2);
+        _tile_loadd(3, b + right.inner, 64);
+        _tile_dpbf16ps(0, 6, 3);
+        _tile_dpbf16ps(1, 7, 3);
+        _tile_stored(0, c + j, ld * 4);
+        _tile_stored(1, c + 16 * ld + j, ld * 4);
+    }
+}
+
+void attention_tiles_product(const attention_shape_t *shape, float *c, int64_t ld, int64_t rows,
+                             int64_t columns, attention_operand_t left, attention_operand_t right,
+                             int64_t depth, int accumulate)
+{
+    MEMORY_FENCE();
+    for (int64_t i = 0; i < rows; i += 32, c += 32 * ld) {
+        const attention_operand_t a = attention_at(shape, left, i, 0);
+        if (depth == 64 && !accumulate && shape->planes == 1) {
+            product_strip(c, ld, columns, a, right);
+            continue;
+        }
+        for (int64_t j = 0; j < columns; j += 32) {
+            const attention_operand_t b = attention_at(shape, right, j, 0);
+            if (shape->planes == 1)
+                product_block(c + j, ld, a, b, depth / 32, accumulate, 1);
+            else
+                product_block(c + j, ld, a, b, depth / 32, accumulate, 2);
+        }
+    }
+    MEMORY_FENCE();
 }
 
 /* ---- softmax ------------------------------------------------------------------------------------ */
@@ -179,29 +155,32 @@ VEC_INLINE void split_pair(vec_t low, vec_t high, const int planes, __m512i term
         term[1] = rest_pair(low, high, term[0]);
 }
 
-/* Two keys' rows of 32 probabilities, side by side by pairs of keys. */
-VEC_INLINE void pair_probabilities(const float *scores, int64_t ld, vec_t c,
+/* Four keys' rows of 32 probabilities, side by side by pairs of keys. */
+VEC_INLINE void four_probabilities(const float *scores, int64_t ld, vec_t c,
                                    const vec_t minus_base[2], vec_t sum[2], __m512i zip,
                                    const attention_operand_t *to, const int planes)
 {
-    vec_t p[4]; /* even key, odd key; then the next 16 columns */
-    for (int i = 0; i < 4; i++)
-        p[i] = vec_fma(vec_load_f32(scores + i % 2 * ld + i / 2 * 16, 16), c, minus_base[i / 2]);
-    attention_exp2_of(p, 4);
-    for (int i = 0; i < 4; i++)
-        sum[i / 2] += p[i];
-    for (int i = 0; i < 2; i++) {
+    vec_t p[8]; /* keys 0 to 3; then the next 16 columns */
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        p[i] = vec_fma(vec_load_f32(scores + i % 4 * ld + i / 4 * 16, 16), c, minus_base[i / 4]);
+    attention_exp2_of(p, 8);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        sum[i / 4] += p[i];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
         __m512i term[2];
         split_pair(p[2 * i], p[2 * i + 1], planes, term);
         for (int plane = 0; plane < planes; plane++)
-            _mm512_store_si512(to->data + i * to->outer + plane * to->plane,
+            _mm512_store_si512(to->data + i / 2 * to->outer + i % 2 * 64 + plane * to->plane,
                                _mm512_permutexvar_epi16(zip, term[plane]));
     }
 }
 
-VEC_INLINE void probabilities_as(attention_queue_t *queue, const float *scores, int64_t keys,
-                                 int64_t columns, float c, const float *base, float *sum,
-                                 attention_operand_t probs, const int planes)
+VEC_INLINE void probabilities_as(const float *scores, int64_t keys, int64_t columns, float c,
+                                 const float *base, float *sum, attention_operand_t probs,
+                                 const int planes)
 {
     /* words 0 16 1 17 ...: keys k and k + 1 side by side for each query */
     const __m512i zip = _mm512_add_epi32(_mm512_set1_epi32(0x00100000),
@@ -211,27 +190,25 @@ VEC_INLINE void probabilities_as(attention_queue_t *queue, const float *scores, 
     for (int64_t q = 0; q < columns; q += 32) {
         const vec_t minus_base[2] = {-vec_load_f32(base + q, 16), -vec_load_f32(base + q + 16, 16)};
         vec_t total[2] = {vec_load_f32(sum + q, 16), vec_load_f32(sum + q + 16, 16)};
-        for (int64_t k = 0; k < keys; k += 2) {
+        for (int64_t k = 0; k < keys; k += 4) {
             attention_operand_t to = probs;
             to.data += q / 16 * probs.outer + k / 32 * probs.inner + k % 32 * 32;
-            pair_probabilities(scores + k * columns + q, columns, by, minus_base, total, zip, &to,
+            four_probabilities(scores + k * columns + q, columns, by, minus_base, total, zip, &to,
                                planes);
-            MEMORY_FENCE();
-            run_piece(queue, planes);
         }
         vec_store_f32(sum + q, 16, total[0]);
         vec_store_f32(sum + q + 16, 16, total[1]);
     }
 }
 
-void attention_tiles_probabilities(attention_queue_t *queue, const float *scores, int64_t keys,
+void attention_tiles_probabilities(const attention_shape_t *shape, const float *scores, int64_t keys,
                                    int64_t columns, float c, const float *base, float *sum,
                                    attention_operand_t probs)
 {
-    if (queue->shape->planes == 1)
-        probabilities_as(queue, scores, keys, columns, c, base, sum, probs, 1);
+    if (shape->planes == 1)
+        probabilities_as(scores, keys, columns, c, base, sum, probs, 1);
     else
-        probabilities_as(queue, scores, keys, columns, c, base, sum, probs, 2);
+        probabilities_as(scores, keys, columns, c, base, sum, probs, 2);
     MEMORY_FENCE();
 }
 
@@ -242,56 +219,60 @@ typedef struct square {
     vec_t c, scale, minus_lse[2], minus_delta[2];
 } square_t;
 
-/* Two keys' rows of P and dS in a square, from `key` on, as bf16 terms. */
+/* Four keys' rows of P and dS in a square, from `key` on, as bf16 terms. */
 VEC_INLINE void square_rows(const square_t *square, int64_t key, const int planes, const int masked,
-                            __m512i probs[2][2], __m512i dscores[2][2])
+                            __m512i probs[4][2], __m512i dscores[4][2])
 {
-    vec_t p[4], g[4]; /* columns 0 and 16 of one key, then of the next */
-    const int64_t at = key * square->ld;
-    for (int i = 0; i < 4; i++) {
-        const int64_t place = at + i / 2 * square->ld + i % 2 * 16;
-        p[i] = vec_fma(vec_load_f32(square->scores + place, 16), square->c,
+    vec_t p[8], g[8]; /* columns 0 and 16 of one key, then of the next */
+    const int64_t at = key * square->ld, ld = square->ld;
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        p[i] = vec_fma(vec_load_f32(square->scores + at + i / 2 * ld + i % 2 * 16, 16), square->c,
                        square->minus_lse[i % 2]);
-        g[i] = vec_fma(vec_load_f32(square->dprobs + place, 16), square->scale,
-                       square->minus_delta[i % 2]);
         p[i] = vec_min(vec_set(128), p[i]);
     }
-    attention_exp2_of(p, 4);
-    for (int i = 0; i < 4; i++) {
+    attention_exp2_of(p, 8);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        const vec_i32_t visible = attention_lane_numbers() + i % 2 * 16 >= (int32_t)key + i / 2;
+        g[i] = vec_fma(vec_load_f32(square->dprobs + at + i / 2 * ld + i % 2 * 16, 16),
+                       square->scale, square->minus_delta[i % 2]);
         g[i] *= p[i];
         if (masked) {
-            const vec_i32_t visible =
-                attention_lane_numbers() + i % 2 * 16 >= (int32_t)key + i / 2;
             p[i] = vec_select(visible, p[i], vec_set(0));
             g[i] = vec_select(visible, g[i], vec_set(0));
         }
     }
-    for (int i = 0; i < 2; i++) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
         split_pair(p[2 * i], p[2 * i + 1], planes, probs[i]);
         split_pair(g[2 * i], g[2 * i + 1], planes, dscores[i]);
     }
 }
 
-/* Rows key and key + 1 into the operands, which start at this square. */
-VEC_INLINE void store_pair(char *probs, char *dscores, char *dscores_right,
-                           const attention_strip_t *strip, __m512i p[2][2], __m512i g[2][2],
+/* Four rows into the operands, which start at this square. */
+VEC_INLINE void store_rows(char *probs, char *dscores, char *dscores_right,
+                           const attention_strip_t *strip, __m512i p[4][2], __m512i g[4][2],
                            const int planes)
 {
     const int64_t right = strip->dscores_right.outer;
     for (int plane = 0; plane < planes; plane++) {
-        for (int i = 0; i < 2; i++) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            const __m512i even = g[i & ~1][plane], odd = g[i | 1][plane];
+            char *to = dscores_right + i / 2 * 64 + i % 2 * right;
             _mm512_store_si512(probs + 64 * i, p[i][plane]);
             _mm512_store_si512(dscores + 64 * i, g[i][plane]);
+            _mm512_store_si512(to, i % 2 ? _mm512_unpackhi_epi16(even, odd)
+                                         : _mm512_unpacklo_epi16(even, odd));
         }
-        _mm512_store_si512(dscores_right, _mm512_unpacklo_epi16(g[0][plane], g[1][plane]));
-        _mm512_store_si512(dscores_right + right, _mm512_unpackhi_epi16(g[0][plane], g[1][plane]));
         probs += strip->probs.plane;
         dscores += strip->dscores.plane;
         dscores_right += strip->dscores_right.plane;
     }
 }
 
-VEC_INLINE void square_gradients(attention_queue_t *queue, attention_strip_t strip, int64_t first,
+VEC_INLINE void square_gradients(attention_strip_t strip, int64_t first,
                                  const int planes, const int masked)
 {
     square_t square = {.scores = strip.scores + first,
@@ -306,33 +287,31 @@ VEC_INLINE void square_gradients(attention_queue_t *queue, attention_strip_t str
     char *probs = strip.probs.data + first / 32 * strip.probs.inner;
     char *dscores = strip.dscores.data + first / 32 * strip.dscores.inner;
     char *right = strip.dscores_right.data + first / 16 * strip.dscores_right.outer;
-    for (int64_t key = 0; key < 32; key += 2) {
+    for (int64_t key = 0; key < 32; key += 4) {
         const int64_t row = key / 16 * strip.probs.outer + key % 16 * 64;
-        __m512i p[2][2], g[2][2];
+        __m512i p[4][2], g[4][2];
         square_rows(&square, key, planes, masked, p, g);
-        store_pair(probs + row, dscores + row, right + key * 32, &strip, p, g, planes);
-        MEMORY_FENCE();
-        run_piece(queue, planes);
+        store_rows(probs + row, dscores + row, right + key * 32, &strip, p, g, planes);
     }
 }
 
-VEC_INLINE void gradients_as(attention_queue_t *queue, const attention_strip_t *strip,
+VEC_INLINE void gradients_as(const attention_strip_t *strip,
                              const int planes)
 {
     for (int64_t q = 0; q < strip->columns; q += 32) {
         if (strip->diagonal && q == 0)
-            square_gradients(queue, *strip, q, planes, 1);
+            square_gradients(*strip, q, planes, 1);
         else
-            square_gradients(queue, *strip, q, planes, 0);
+            square_gradients(*strip, q, planes, 0);
     }
 }
 
-void attention_tiles_gradients(attention_queue_t *queue, const attention_strip_t *strip)
+void attention_tiles_gradients(const attention_shape_t *shape, const attention_strip_t *strip)
 {
-    if (queue->shape->planes == 1)
-        gradients_as(queue, strip, 1);
+    if (shape->planes == 1)
+        gradients_as(strip, 1);
     else
-        gradients_as(queue, strip, 2);
+        gradients_as(strip, 2);
     MEMORY_FENCE();
 }
 

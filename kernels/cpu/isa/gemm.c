@@ -1,13 +1,17 @@
-#include <limits.h>
 #include "gemm_plan.h"
 #include "log.h"
 #include "pool.h"
 
-/* One round: what every task of it needs. Offsets n0, k0 are those of the round. */
+#define PACK_STRIPS 8   /* of B in one packing task */
+#define PACK_DEPTH 32   /* indices of the contraction packed at once where lines lie across */
+#define CACHE_LINE 64
+#define LAG 2           /* newest tiles left alone: their last products may be under way */
+
+/* One round: what every task of it needs. */
 typedef struct round {
     const gemm_t *g;
     gemm_plan_t plan;
-    gemm_store_row_t store_row;
+    gemm_multiply_t multiply_storing; /* for this output; NULL: none */
     char *scratch;
     int64_t n0, n_count, k0, k_count;
 } round_t;
@@ -16,191 +20,199 @@ typedef struct round {
 typedef struct block {
     const round_t *r;
     int64_t m0, m_count, n0, n_count;
-    int64_t row_block; /* first row of the row block at work */
-    char *group;       /* packed rows of A */
-    float *tiles;      /* of C: see gemm_plan.h, or the carry */
-    int64_t pitch;     /* tiles in a row of a row block */
-    int64_t turn;      /* tiles, or row blocks, begun so far: which of the buffers is next */
-    gemm_drain_t drain;
-    int drain_limit;   /* complete tiles that may wait at most */
+    char *a;         /* packed */
+    float *tiles;    /* of C, two columns of them */
+    int rows_a_call; /* rows of complete tiles to store during each product */
+    int most_queued; /* complete tiles that may wait: one column */
+    gemm_queue_t queue;
 } block_t;
-
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t strips_in_round(const round_t *r)
-{
-    return gemm_ceil(r->n_count, r->plan.kernel->nr);
-}
-
-/* Packed B of a round: slice after slice, in each the strips of nr columns one after the other. */
-static char *panel_of_b(const round_t *r, int64_t k, int64_t k_count, int64_t strip)
-{
-    const gemm_kernel_t *kernel = r->plan.kernel;
-    int64_t strip_bytes = gemm_panel_bytes(kernel, kernel->nr, k_count);
-    int64_t before = gemm_panel_bytes(kernel, strips_in_round(r) * kernel->nr, k);
-    return r->scratch + before + strip * strip_bytes;
-}
 
 /* ---- packing ----------------------------------------------------------------------------------- */
 
-static void pack_task(void *ctx, int task, int worker)
+/* Packed operands: slice after slice, in each the panels of `width` lines one after the other. */
+static int64_t panel_at(const gemm_kernel_t *kernel, int64_t lines, int64_t k, int64_t k_count,
+                        int64_t line)
+{
+    return gemm_panel_bytes(kernel, lines, k) + gemm_panel_bytes(kernel, line, k_count);
+}
+
+/*
+ * Pack `lines` lines over one slice. Where they lie across memory, the same few indices are packed of all of them
+ * before the next: long runs of each row of memory instead of one cache line.
+ */
+static void pack_lines(const gemm_kernel_t *kernel, const gemm_operand_t *op, gemm_pack_t pack,
+                       int width, int64_t first, int64_t lines, int64_t k0, int64_t k_count, char *to)
+{
+    int64_t depth = op->k_contiguous ? k_count : PACK_DEPTH;
+    for (int64_t k = 0; k < k_count; k += depth)
+        for (int64_t i = 0; i < lines; i += width)
+            pack(op, first + i, k0 + k, gemm_min(depth, k_count - k),
+                 to + gemm_panel_bytes(kernel, i, k_count) + gemm_panel_bytes(kernel, width, k));
+}
+
+static int64_t packed_columns(const round_t *r)
+{
+    return gemm_round_up(r->n_count, r->plan.kernel->nr);
+}
+
+static char *panel_of_b(const round_t *r, int64_t column, int64_t k, int64_t k_count)
+{
+    return r->scratch + panel_at(r->plan.kernel, packed_columns(r), k, k_count, column - r->n0);
+}
+
+static void pack_b_task(void *ctx, int task, int worker)
 {
     (void)worker;
     const round_t *r = ctx;
-    const gemm_plan_t *p = &r->plan;
-    int64_t strips = strips_in_round(r);
-    int64_t strip = task % strips, k = task / strips * p->kc;
-    int64_t k_count = min64(p->kc, r->k_count - k);
-    p->kernel->pack_b(&r->g->b, r->n0 + strip * p->kernel->nr, r->k0 + k, k_count,
-                      panel_of_b(r, k, k_count, strip));
+    const gemm_kernel_t *kernel = r->plan.kernel;
+    int64_t columns = (int64_t)PACK_STRIPS * kernel->nr;
+    int64_t tasks_across = gemm_ceil(r->n_count, columns);
+    int64_t n = task % tasks_across * columns, k = task / tasks_across * r->plan.kc;
+    int64_t k_count = gemm_min(r->plan.kc, r->k_count - k);
+    pack_lines(kernel, &r->g->b, kernel->pack_b, kernel->nr, r->n0 + n,
+               gemm_min(columns, r->n_count - n), r->k0 + k, k_count,
+               panel_of_b(r, r->n0 + n, k, k_count));
 }
 
-static void pack_group(const block_t *b, int64_t row, int64_t rows, int64_t k, int64_t k_count)
+static char *panel_of_a(const block_t *b, int64_t i, int64_t k, int64_t k_count)
 {
     const gemm_kernel_t *kernel = b->r->plan.kernel;
-    int64_t panel_bytes = gemm_panel_bytes(kernel, kernel->mr, k_count);
-    char *panel = b->group;
-    for (int64_t i = 0; i < rows; i += kernel->mr, panel += panel_bytes)
-        kernel->pack_a(&b->r->g->a, row + i, b->r->k0 + k, k_count, panel);
+    int64_t before = b->r->plan.long_k ? 0 : k;
+    return b->a + panel_at(kernel, gemm_round_up(b->m_count, kernel->mr), before, k_count, i);
 }
 
-/* The tasks of the first column of blocks see every row of A once: they add up its rows. */
-static void add_group_sums(const block_t *b, int64_t row, int64_t rows, int64_t k_count)
+/* The tasks at the left edge see every row of A once: they add up its rows. */
+static void add_row_sums(const block_t *b, int64_t k, int64_t k_count)
 {
     const gemm_t *g = b->r->g;
     const gemm_kernel_t *kernel = b->r->plan.kernel;
     if (!g->row_sums || b->n0 > 0)
         return;
-    int64_t panel_bytes = gemm_panel_bytes(kernel, kernel->mr, k_count);
-    for (int64_t i = 0; i < rows; i += kernel->mr)
-        kernel->add_row_sums(b->group + i / kernel->mr * panel_bytes,
-                             gemm_ceil(k_count, kernel->k_step), g->row_sums + row + i,
-                             (int)min64(kernel->mr, rows - i));
+    for (int64_t i = 0; i < b->m_count; i += kernel->mr)
+        kernel->add_row_sums(panel_of_a(b, i, k, k_count), gemm_ceil(k_count, kernel->k_step),
+                             g->row_sums + b->m0 + i, (int)gemm_min(kernel->mr, b->m_count - i));
+}
+
+static void pack_a(const block_t *b, int64_t k, int64_t k_count)
+{
+    const round_t *r = b->r;
+    const gemm_kernel_t *kernel = r->plan.kernel;
+    pack_lines(kernel, &r->g->a, kernel->pack_a, kernel->mr, b->m0, b->m_count, r->k0 + k, k_count,
+               panel_of_a(b, 0, k, k_count));
+    add_row_sums(b, k, k_count);
 }
 
 /* ---- products ---------------------------------------------------------------------------------- */
 
-static float *tile_at(block_t *b, int64_t row, int64_t strip)
+/* Where the sums of a tile are: in the block, in one of two columns, or where they wait for the next round. */
+static float *tile_at(const block_t *b, int64_t row, int64_t column)
 {
-    const gemm_plan_t *p = &b->r->plan;
-    const gemm_kernel_t *kernel = p->kernel;
-    int64_t size = (int64_t)kernel->mr * kernel->nr;
-    if (p->carry_bytes)
-        return b->tiles + (row / kernel->mr * b->pitch + strip) * size;
-    if (p->row_blocks == 0)
-        return b->tiles + b->turn++ % GEMM_RING * size;
-    float *row_block = b->tiles + b->turn % p->row_blocks * p->mc * p->nc;
-    return row_block + ((row - b->row_block) / kernel->mr * b->pitch + strip) * size;
+    const round_t *r = b->r;
+    const gemm_plan_t *p = &r->plan;
+    int64_t mr = p->kernel->mr, nr = p->kernel->nr;
+    int64_t strip = (column - b->n0) / nr;
+    if (!p->carries)
+        return b->tiles + ((p->long_k ? strip : strip % 2) * p->mc + row - b->m0) * nr;
+    int64_t tiles = row / mr * (p->ns / nr) + (column - r->n0) / nr;
+    return (float *)(r->scratch + p->b_bytes) + tiles * mr * nr;
 }
 
 static void complete_tile(block_t *b, const float *tile, int64_t row, int64_t column)
 {
     const gemm_kernel_t *kernel = b->r->plan.kernel;
-    const gemm_done_t done = {.tile = tile,
-                              .rows = (int)min64(kernel->mr, b->m0 + b->m_count - row),
-                              .columns = (int)min64(kernel->nr, b->n0 + b->n_count - column),
+    const gemm_rows_t rows = {.out = &b->r->g->out,
+                              .tile = tile,
+                              .pitch = kernel->nr,
+                              .count = (int)gemm_min(kernel->mr, b->m0 + b->m_count - row),
+                              .columns = (int)gemm_min(kernel->nr, b->n0 + b->n_count - column),
                               .row = row,
                               .column = column};
-    gemm_drain_push(&b->drain, &done);
-    gemm_drain_rows(&b->drain, INT_MAX, b->drain_limit);
+    gemm_queue_push(&b->queue, &rows);
+    gemm_queue_shorten(&b->queue, b->most_queued);
 }
 
-/* One tile over one slice; the strip is counted within the block. */
-static void multiply_tile(block_t *b, const char *panel_a, int64_t row, int64_t strip, int64_t k,
-                          int64_t k_count)
+/* Multiply two panels; where the kernel can, some rows of an earlier tile are stored meanwhile. */
+static void multiply_panels(block_t *b, const char *a, const char *panel_b, int64_t steps, float *c,
+                            int load, gemm_aside_t aside)
+{
+    const round_t *r = b->r;
+    if (b->queue.count > LAG)
+        aside.rows = gemm_queue_take(&b->queue, b->rows_a_call);
+    if (aside.rows.count > 0 && aside.rows.columns == aside.rows.pitch && r->multiply_storing) {
+        r->multiply_storing(a, panel_b, steps, c, load, &aside);
+        return;
+    }
+    r->plan.kernel->multiply(a, panel_b, steps, c, load, &aside);
+    if (aside.rows.count > 0)
+        gemm_store_rows(&aside.rows);
+}
+
+/* Part `i` of `parts` of what comes after the panel. */
+static gemm_aside_t fetch_part(const char *from, int64_t bytes, int64_t i, int64_t parts)
+{
+    int64_t first = bytes / CACHE_LINE * i / parts, end = bytes / CACHE_LINE * (i + 1) / parts;
+    return (gemm_aside_t){.fetch = from + first * CACHE_LINE,
+                          .fetch_bytes = (end - first) * CACHE_LINE};
+}
+
+/* One panel of B, all panels of A. The strips of a slice follow each other. */
+static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t k_count)
 {
     const round_t *r = b->r;
     const gemm_kernel_t *kernel = r->plan.kernel;
-    int64_t column = b->n0 + strip * kernel->nr;
-    float *c = tile_at(b, row, strip);
-    kernel->multiply(panel_a, panel_of_b(r, k, k_count, (column - r->n0) / kernel->nr),
-                     gemm_ceil(k_count, kernel->k_step), c, r->k0 + k > 0, &b->drain);
-    if (r->k0 + k + k_count == r->g->k)
-        complete_tile(b, c, row, column);
-}
-
-static void multiply_group(block_t *b, int64_t row, int64_t rows, int64_t k, int64_t k_count)
-{
-    const gemm_kernel_t *kernel = b->r->plan.kernel;
-    int64_t strips = gemm_ceil(b->n_count, kernel->nr);
-    int64_t panel_bytes = gemm_panel_bytes(kernel, kernel->mr, k_count);
-    for (int64_t strip = 0; strip < strips; strip++)
-        for (int64_t i = 0; i < rows; i += kernel->mr)
-            multiply_tile(b, b->group + i / kernel->mr * panel_bytes, row + i, strip, k, k_count);
-}
-
-static void multiply_slice(block_t *b, int64_t rows, int64_t k, int64_t k_count)
-{
-    const gemm_plan_t *p = &b->r->plan;
-    for (int64_t i = 0; i < rows; i += p->group) {
-        int64_t row = b->row_block + i, count = min64(p->group, rows - i);
-        pack_group(b, row, count, k, k_count);
-        add_group_sums(b, row, count, k_count);
-        multiply_group(b, row, count, k, k_count);
+    int64_t steps = gemm_ceil(k_count, kernel->k_step);
+    int64_t bytes = gemm_panel_bytes(kernel, kernel->nr, k_count);
+    int load = k > 0 || (r->k0 > 0 && r->plan.carries);
+    int complete = k + k_count == r->k_count && (!r->plan.carries || r->k0 + k + k_count == r->g->k);
+    const char *panel = panel_of_b(r, column, k, k_count);
+    for (int64_t i = 0; i < b->m_count; i += kernel->mr) {
+        float *c = tile_at(b, b->m0 + i, column);
+        multiply_panels(b, panel_of_a(b, i, k, k_count), panel, steps, c, load,
+                        fetch_part(panel + bytes, bytes, i / kernel->mr,
+                                   gemm_ceil(b->m_count, kernel->mr)));
+        if (complete)
+            complete_tile(b, c, b->m0 + i, column);
     }
 }
 
-static void multiply_row_block(block_t *b, int64_t row, int64_t rows)
+/* Every strip over one slice. */
+static void multiply_slice(block_t *b, int64_t k, int64_t k_count)
 {
-    const gemm_plan_t *p = &b->r->plan;
-    b->row_block = row;
-    for (int64_t k = 0; k < b->r->k_count; k += p->kc)
-        multiply_slice(b, rows, k, min64(p->kc, b->r->k_count - k));
-    if (p->row_blocks == 1)
-        gemm_drain_rows(&b->drain, INT_MAX, 0);
-    b->turn += p->row_blocks > 0;
+    for (int64_t n = 0; n < b->n_count; n += b->r->plan.kernel->nr)
+        multiply_strip_slice(b, b->n0 + n, k, k_count);
 }
 
-static void place_tiles(block_t *b, char *thread_scratch)
+static void multiply_block(block_t *b)
 {
     const round_t *r = b->r;
     const gemm_plan_t *p = &r->plan;
-    const gemm_kernel_t *kernel = p->kernel;
-    b->group = thread_scratch;
-    b->tiles = (float *)(thread_scratch + p->group_bytes);
-    b->pitch = p->nc / kernel->nr;
-    if (!p->carry_bytes)
-        return;
-    b->tiles = (float *)(r->scratch + p->b_bytes) + (b->n0 - r->n0) * kernel->mr;
-    b->pitch = p->ns / kernel->nr;
-}
-
-/* How far storing may lag behind: by two tiles in a ring, by one of two row blocks. */
-static void set_up_drain(block_t *b)
-{
-    const gemm_plan_t *p = &b->r->plan;
-    const gemm_kernel_t *kernel = p->kernel;
-    int64_t slices = gemm_ceil(b->r->k_count, p->kc);
-    b->drain.out = &b->r->g->out;
-    b->drain.store_row = b->r->store_row;
-    b->drain.pitch = kernel->nr;
-    b->drain.keep = 2;
-    b->drain.rows_a_call = kernel->mr;
-    b->drain_limit = kernel->drains ? 2 : 0;
-    if (!kernel->drains || p->row_blocks != 2)
-        return;
-    b->drain.rows_a_call = (int)gemm_ceil(kernel->mr, slices);
-    b->drain_limit = (int)(p->mc / kernel->mr * gemm_ceil(b->n_count, kernel->nr));
+    for (int64_t k = 0; k < r->k_count; k += p->kc) {
+        pack_a(b, k, gemm_min(p->kc, r->k_count - k));
+        if (p->long_k)
+            multiply_slice(b, k, gemm_min(p->kc, r->k_count - k));
+    }
+    for (int64_t n = 0; n < b->n_count && !p->long_k; n += p->kernel->nr)
+        for (int64_t k = 0; k < r->k_count; k += p->kc)
+            multiply_strip_slice(b, b->n0 + n, k, gemm_min(p->kc, r->k_count - k));
+    gemm_queue_shorten(&b->queue, 0);
 }
 
 static void block_task(void *ctx, int task, int worker)
 {
     const round_t *r = ctx;
     const gemm_plan_t *p = &r->plan;
-    int64_t tasks_down = gemm_ceil(r->g->a.count, p->height);
-    block_t b = {.r = r, .m0 = task % tasks_down * p->height, .n0 = r->n0 + task / tasks_down * p->nc};
-    b.m_count = min64(p->height, r->g->a.count - b.m0);
-    b.n_count = min64(p->nc, r->n0 + r->n_count - b.n0);
-    place_tiles(&b, r->scratch + p->b_bytes + p->carry_bytes + (size_t)worker * p->thread_bytes);
-    set_up_drain(&b);
+    int64_t tasks_down = gemm_ceil(r->g->a.count, p->mc);
+    block_t b = {.r = r, .m0 = task % tasks_down * p->mc, .n0 = r->n0 + task / tasks_down * p->nc};
+    b.m_count = gemm_min(p->mc, r->g->a.count - b.m0);
+    b.n_count = gemm_min(p->nc, r->n0 + r->n_count - b.n0);
+    b.a = r->scratch + p->b_bytes + p->carry_bytes + (size_t)worker * p->thread_bytes;
+    b.tiles = (float *)(b.a + p->a_bytes);
+    int64_t calls = p->long_k ? 1 : gemm_ceil(r->k_count, p->kc); /* of the micro-kernel, for each complete tile */
+    b.rows_a_call = (int)gemm_ceil(p->kernel->mr, calls);
+    b.most_queued = r->multiply_storing ? (int)gemm_ceil(b.m_count, p->kernel->mr) : 0;
     if (p->kernel->begin)
         p->kernel->begin();
-    for (int64_t i = 0; i < b.m_count; i += p->mc)
-        multiply_row_block(&b, b.m0 + i, min64(p->mc, b.m_count - i));
-    gemm_drain_rows(&b.drain, INT_MAX, 0);
+    multiply_block(&b);
     if (p->kernel->end)
         p->kernel->end();
 }
@@ -208,18 +220,21 @@ static void block_task(void *ctx, int task, int worker)
 static void run_round(round_t *r, mpt_pool_t *pool)
 {
     const gemm_plan_t *p = &r->plan;
-    int64_t slices = gemm_ceil(r->k_count, p->kc);
-    int64_t blocks = gemm_ceil(r->g->a.count, p->height) * gemm_ceil(r->n_count, p->nc);
-    mpt_pool_run(pool, pack_task, r, (int)(slices * strips_in_round(r)));
+    int64_t packs = gemm_ceil(r->k_count, p->kc) * gemm_ceil(r->n_count, (int64_t)PACK_STRIPS * p->kernel->nr);
+    int64_t blocks = gemm_ceil(r->g->a.count, p->mc) * gemm_ceil(r->n_count, p->nc);
+    mpt_pool_run(pool, pack_b_task, r, (int)packs);
     mpt_pool_run(pool, block_task, r, (int)blocks);
 }
 
-mpt_status_t gemm_run(mpt_kernels_t *k, mpt_dtype_t compute, const gemm_t *g)
+mpt_status_t gemm_run(mpt_kernels_t *k, const gemm_t *g)
 {
     mpt_pool_t *pool = k->device->pool;
-    round_t r = {.g = g, .store_row = gemm_store_row_function(&g->out), .scratch = k->scratch};
-    gemm_plan_build(gemm_kernel_for(compute), mpt_pool_threads(pool), g->a.count, g->b.count, g->k,
-                    &r.plan);
+    const gemm_kernel_t *kernel = gemm_kernel_for(g->out.compute);
+    round_t r = {.g = g, .scratch = k->scratch};
+    if (kernel->multiply_storing)
+        r.multiply_storing = kernel->multiply_storing[gemm_variant(&g->out)];
+    gemm_plan_build(kernel, mpt_pool_threads(pool), g->a.count, g->b.count, g->k,
+                    g->out.finish == GEMM_ADD, &r.plan);
     if (r.plan.bytes > k->scratch_bytes) {
         mpt_log_error(k->log, "linear: a product of %lld x %lld x %lld needs %zu bytes of scratch, there are %zu",
                       (long long)g->a.count, (long long)g->b.count, (long long)g->k, r.plan.bytes,
@@ -228,14 +243,14 @@ mpt_status_t gemm_run(mpt_kernels_t *k, mpt_dtype_t compute, const gemm_t *g)
     }
     for (r.n0 = 0; r.n0 < g->b.count; r.n0 += r.plan.ns)
         for (r.k0 = 0; r.k0 < g->k; r.k0 += r.plan.ks) {
-            r.n_count = min64(r.plan.ns, g->b.count - r.n0);
-            r.k_count = min64(r.plan.ks, g->k - r.k0);
+            r.n_count = gemm_min(r.plan.ns, g->b.count - r.n0);
+            r.k_count = gemm_min(r.plan.ks, g->k - r.k0);
             run_round(&r, pool);
         }
     return MPT_OK;
 }
 
-size_t gemm_scratch_bytes(mpt_dtype_t compute, int threads, int64_t m, int64_t n, int64_t k)
+size_t gemm_scratch_bytes(mpt_dtype_t compute, int threads, int64_t m, int64_t n, int64_t k, int adds)
 {
-    return gemm_plan_bound(gemm_kernel_for(compute), threads, m, n, k);
+    return gemm_plan_bound(gemm_kernel_for(compute), threads, m, n, k, adds);
 }

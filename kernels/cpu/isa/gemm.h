@@ -2,14 +2,18 @@
  * Matrix products behind the linear operations: C[i,j] = sum over k of A[i,k] B[k,j], accumulated in
  * FP32, finished (bias, GELU, rounding, or added to what is there) and written once.
  *
- * C is cut into blocks that are the pool's tasks, blocks into tiles of mr x nr, which a level's micro-kernel
- * (gemm_kernel.h) computes from packed panels of A and B. Every element is summed over k in increasing order in
- * one chain, whatever the blocks: results do not depend on the number of threads.
+ *     round: columns [n0, n0+ns) x contraction [k0, k0+ks): B packed by all threads into shared scratch
+ *       task: rows mc x columns nc of C, on one thread
+ *         strip: nr columns; slice: kc of the contraction. Their panel of B stays in the first-level
+ *                cache while the packed rows of A, in the thread's scratch, pass by
+ *           tile: mr x nr of C, computed from two panels by a micro-kernel (gemm_kernel.h)
  *
- *     round: columns [n0, n0+ns) x contraction [k0, k0+ks): B packed once, by all threads, into shared scratch
- *       task: rows mc x columns nc of C
- *         slice: kc of the contraction; packed B of it (kc x nc) stays in the second-level cache
- *           group: some strips of mr rows of A, packed into the thread's own scratch just before use
+ * What stays in the second-level cache: for a short contraction the task's rows of A, packed whole, with all slices
+ * of a strip before the next strip; for a long one the sums of the task's block of C, with all strips of a
+ * slice before the next slice.
+ *
+ * Every element is summed over k in one chain of fixed order, whatever the tasks: results do not depend
+ * on the number of threads.
  */
 #ifndef MPT_CPU_GEMM_H
 #define MPT_CPU_GEMM_H
@@ -32,7 +36,7 @@ typedef enum gemm_finish {
     GEMM_STORE,      /* out = round(c + bias) */
     GEMM_GELU,       /* pre = round(c + bias), out = round(gelu(pre)) */
     GEMM_GELU_SLOPE, /* out = round(c * gelu'(slope_at)) */
-    GEMM_ADD         /* out += c, in FP32 */
+    GEMM_ADD         /* out += c, in FP32; once a round */
 } gemm_finish_t;
 
 /* What becomes of C. Every matrix is dense, [rows of A, columns of B]. */
@@ -58,9 +62,9 @@ typedef struct gemm {
  * Compute the product on the pool of `k->device`, with k->scratch.
  * @return MPT_OK; MPT_ERR_INVALID_ARG (scratch too small, logged; nothing written).
  */
-mpt_status_t gemm_run(mpt_kernels_t *k, mpt_dtype_t compute, const gemm_t *g);
+mpt_status_t gemm_run(mpt_kernels_t *k, const gemm_t *g);
 
-/** Scratch that suffices for every product of at most m x n x k in `compute`. Pure. */
-size_t gemm_scratch_bytes(mpt_dtype_t compute, int threads, int64_t m, int64_t n, int64_t k);
+/** Scratch that suffices for every product of at most m x n x k in `compute`; `adds`: that finishes with GEMM_ADD. Pure. */
+size_t gemm_scratch_bytes(mpt_dtype_t compute, int threads, int64_t m, int64_t n, int64_t k, int adds);
 
 #endif

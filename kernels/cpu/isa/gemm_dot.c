@@ -37,9 +37,9 @@ static void pack_b(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t 
 }
 
 static void multiply(const void *a, const void *b, int64_t steps, float *c, int load,
-                     gemm_drain_t *drain)
+                     const gemm_aside_t *aside)
 {
-    (void)drain;
+    (void)aside;
     const uint32_t *pa = a, *pb = b;
     vec_t sum[MR][3];
 #pragma GCC unroll 8
@@ -83,11 +83,7 @@ const gemm_kernel_t gemm_dot_kernel = {
     .nr = NR,
     .k_step = 2,
     .unit_bytes = 4,
-    .kc_whole = 512,
-    .kc = 512,
-    .nc = 768,
-    .group = 192,
-    .near = 1 << 20,
+    .kc = 320,
     .pack_a = pack_a,
     .pack_b = pack_b,
     .multiply = multiply,

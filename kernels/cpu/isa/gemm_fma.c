@@ -98,9 +98,9 @@ VEC_INLINE vec_t broadcast(float value)
 }
 
 static void multiply(const void *a, const void *b, int64_t steps, float *c, int load,
-                     gemm_drain_t *drain)
+                     const gemm_aside_t *aside)
 {
-    (void)drain;
+    (void)aside;
     const float *pa = a, *pb = b;
     vec_t sum[MR][3];
 #pragma GCC unroll 8
@@ -143,11 +143,7 @@ const gemm_kernel_t gemm_fma_kernel = {
     .nr = NR,
     .k_step = 1,
     .unit_bytes = 4,
-    .kc_whole = 256,
-    .kc = 256,
-    .nc = 768,
-    .group = 192,
-    .near = 1 << 20,
+    .kc = 160,
     .pack_a = pack_a,
     .pack_b = pack_b,
     .multiply = multiply,

@@ -7,7 +7,7 @@
 #ifndef MPT_CPU_GEMM_KERNEL_H
 #define MPT_CPU_GEMM_KERNEL_H
 
-#include "gemm.h"
+#include "gemm_finish.h"
 #include "gemm_store.h"
 
 #define gemm_fma_kernel MPT_LEVEL_NAME(mpt_cpu_gemm_fma_kernel)
@@ -15,25 +15,22 @@
 #define gemm_tile_bf16_kernel MPT_LEVEL_NAME(mpt_cpu_gemm_tile_bf16_kernel)
 #define gemm_tile_f16_kernel MPT_LEVEL_NAME(mpt_cpu_gemm_tile_f16_kernel)
 
-#define GEMM_MAX_TILE 1024 /* mr * nr at most */
-
 /* Pack `count` indices of the contraction from k0 on, of the lines from `first` on. */
 typedef void (*gemm_pack_t)(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
                             void *panel);
 
+/* c[mr][nr] = (load ? c : 0) + the product of two panels over `steps` steps. */
+typedef void (*gemm_multiply_t)(const void *a, const void *b, int64_t steps, float *c, int load,
+                                const gemm_aside_t *aside);
+
 typedef struct gemm_kernel {
     int mr, nr;
     int k_step, unit_bytes;
-    int64_t kc_whole; /* a contraction up to this long is one slice */
-    int64_t kc, nc;   /* longest slice otherwise, widest block */
-    int64_t group;    /* rows of A packed at once, a multiple of mr */
-    int64_t near;     /* bytes of packed B that stay in the second-level cache beside everything else */
+    int64_t kc;           /* longest slice: a panel of B over it stays in the first-level cache */
     gemm_pack_t pack_a, pack_b;
-    /* c[mr][nr] = (load ? c : 0) + panel product, over `steps` steps. A kernel that `drains` stores
-     * drain->rows_a_call rows of earlier tiles meanwhile. */
-    void (*multiply)(const void *a, const void *b, int64_t steps, float *c, int load,
-                     gemm_drain_t *drain);
-    int drains;
+    gemm_multiply_t multiply; /* stores no rows */
+    /* The same, storing rows of an earlier tile meanwhile, by variant of the output. NULL: none. */
+    const gemm_multiply_t *multiply_storing;
     /* sums[i] += the sum of row i of a packed panel of A, for i < rows. */
     void (*add_row_sums)(const void *a, int64_t steps, float *sums, int rows);
     void (*begin)(void); /* around a task, on its thread; NULL: nothing to do */

@@ -1,18 +1,12 @@
 #include "gemm_plan.h"
 
-#define MAX_ROUND_BYTES (8 << 20)  /* packed B: held by all caches together, and moderate as memory */
-#define MAX_BLOCK_BYTES (1 << 20)  /* sums of a block kept between slices: half of a second-level cache */
-#define TASKS_A_THREAD 4           /* so that threads that finish early find work */
-
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t max64(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
+#define ROUND_BYTES (8 << 20)  /* packed B: moderate as memory, and found in the last cache again */
+#define A_BYTES (800 << 10)    /* of a second-level cache, with room for what comes next */
+#define C_BYTES (1000 << 10)
+#define C_COLUMNS 768          /* of a block whose sums stay in cache */
+#define SHORT_ROWS 320         /* a contraction is short if as many rows of A fit A_BYTES */
+#define TASKS_A_THREAD 4       /* so that threads that finish early find work */
+#define LEAST_PANELS 4         /* fewer panels of A for each of B cost more than an idle thread */
 
 /* The length of equal pieces, at most `longest` (a multiple of `unit`), that cover `total`. */
 static int64_t equal_pieces(int64_t total, int64_t longest, int64_t unit)
@@ -20,85 +14,103 @@ static int64_t equal_pieces(int64_t total, int64_t longest, int64_t unit)
     return gemm_round_up(gemm_ceil(total, gemm_ceil(total, longest)), unit);
 }
 
-static int64_t choose_kc(const gemm_kernel_t *kernel, int64_t k)
+/* The largest multiple of `unit`, at least one, of which `unit_bytes` each fit `bytes`. */
+static int64_t fitting(int64_t bytes, int64_t unit_bytes, int64_t unit)
 {
-    return k <= kernel->kc_whole ? gemm_round_up(k, kernel->k_step)
-                                 : equal_pieces(k, kernel->kc, kernel->k_step);
+    int64_t count = bytes / unit_bytes;
+    return (count > 0 ? count : 1) * unit;
 }
 
-/* Rows summed together, and how many such row blocks a thread keeps. */
-static void choose_row_block(gemm_plan_t *p, int64_t m, int64_t k)
+static int64_t slice_length(const gemm_kernel_t *kernel, int64_t k)
 {
-    int64_t most = gemm_round_up(m, p->group);
-    p->mc = min64(p->group, most);
-    p->row_blocks = p->kc < k ? 2 : 0;
-    if (p->row_blocks == 0 || (p->ks == k && gemm_panel_bytes(p->kernel, p->nc, k) <= p->kernel->near))
-        return;
-    int64_t fitting = MAX_BLOCK_BYTES / 4 / p->nc / p->group * p->group;
-    p->mc = equal_pieces(m, min64(most, fitting > p->group ? fitting : p->group), p->group);
-    p->row_blocks = 1;
+    return equal_pieces(k, kernel->kc, kernel->k_step);
 }
 
-/* All rows in one task, but enough tasks for every thread. */
-static int64_t choose_height(const gemm_plan_t *p, int64_t m)
-{
-    if (p->threads == 1)
-        return gemm_round_up(m, p->mc);
-    int64_t blocks_across = p->ns / p->nc;
-    int64_t most = gemm_ceil(m * blocks_across, (int64_t)p->threads * TASKS_A_THREAD);
-    return equal_pieces(m, gemm_round_up(most, p->mc), p->mc);
-}
-
-/* Columns and contraction of one round of packed B. */
+/* Columns and contraction of a round of at most ROUND_BYTES; whole slices. */
 static void choose_round(gemm_plan_t *p, int64_t n, int64_t k)
 {
-    int64_t column_block = gemm_panel_bytes(p->kernel, p->nc, k);
+    const gemm_kernel_t *kernel = p->kernel;
+    int64_t least = gemm_min(gemm_round_up(n, kernel->nr), gemm_round_up(C_COLUMNS, kernel->nr));
     p->ks = k;
-    p->ns = p->nc * min64(gemm_ceil(n, p->nc), MAX_ROUND_BYTES / column_block);
-    if (p->ns > 0)
+    if (gemm_panel_bytes(kernel, least, k) > ROUND_BYTES)
+        p->ks = fitting(ROUND_BYTES, gemm_panel_bytes(kernel, least, p->kc), p->kc);
+    int64_t strip = gemm_panel_bytes(kernel, kernel->nr, p->ks);
+    p->ns = equal_pieces(n, fitting(ROUND_BYTES, strip, kernel->nr), kernel->nr);
+}
+
+/* Rows of A that stay in cache over the round's contraction. */
+static int64_t resident_rows(const gemm_kernel_t *kernel, int64_t ks)
+{
+    return fitting(A_BYTES, gemm_panel_bytes(kernel, kernel->mr, ks), kernel->mr);
+}
+
+/* A task's rows and columns on one thread. */
+static void choose_block(gemm_plan_t *p, int64_t m)
+{
+    const gemm_kernel_t *kernel = p->kernel;
+    int64_t rows = resident_rows(kernel, p->ks);
+    p->long_k = p->kc < p->ks && rows < SHORT_ROWS;
+    p->nc = p->ns;
+    if (p->long_k) {
+        p->nc = equal_pieces(p->ns, gemm_round_up(C_COLUMNS, kernel->nr), kernel->nr);
+        rows = fitting(C_BYTES, p->nc * kernel->mr * 4, kernel->mr);
+    }
+    p->mc = equal_pieces(m, rows, kernel->mr);
+}
+
+/* Lower, then narrower blocks where threads would go without. */
+static void share_out(gemm_plan_t *p, int threads, int64_t m)
+{
+    int64_t mr = p->kernel->mr, nr = p->kernel->nr;
+    int64_t across = gemm_ceil(p->ns, p->nc), wanted = (int64_t)threads * TASKS_A_THREAD;
+    if (threads == 1 || gemm_ceil(m, p->mc) * across >= wanted)
         return;
-    p->ns = p->nc;
-    p->ks = MAX_ROUND_BYTES / gemm_panel_bytes(p->kernel, p->nc, p->kc) * p->kc;
+    int64_t rows = gemm_round_up(gemm_ceil(m * across, wanted), mr);
+    p->mc = gemm_min(p->mc, rows > LEAST_PANELS * mr ? rows : LEAST_PANELS * mr);
+    int64_t down = gemm_ceil(m, p->mc);
+    if (down * across < threads)
+        p->nc = gemm_round_up(gemm_ceil(p->ns, gemm_ceil(wanted, down)), nr);
 }
 
 void gemm_plan_build(const gemm_kernel_t *kernel, int threads, int64_t m, int64_t n, int64_t k,
-                     gemm_plan_t *plan_p)
+                     int adds, gemm_plan_t *plan_p)
 {
-    gemm_plan_t p = {.kernel = kernel, .threads = threads};
-    p.kc = choose_kc(kernel, k);
-    p.nc = equal_pieces(n, kernel->nc, kernel->nr);
-    p.group = min64(kernel->group, gemm_round_up(m, kernel->mr));
+    gemm_plan_t p = {.kernel = kernel, .kc = slice_length(kernel, k)};
     choose_round(&p, n, k);
-    choose_row_block(&p, m, k);
-    p.height = choose_height(&p, m);
+    choose_block(&p, m);
+    share_out(&p, threads, m);
+    p.carries = p.ks < k && !adds;
     p.b_bytes = (size_t)gemm_panel_bytes(kernel, p.ns, p.ks);
-    p.group_bytes = (size_t)gemm_panel_bytes(kernel, p.group, p.kc);
-    if (p.ks < k)
+    if (p.carries)
         p.carry_bytes = (size_t)(gemm_round_up(m, kernel->mr) * p.ns * 4);
-    else if (p.row_blocks > 0)
-        p.tile_bytes = (size_t)(p.row_blocks * p.mc * p.nc * 4);
-    else
-        p.tile_bytes = (size_t)(GEMM_RING * kernel->mr * kernel->nr * 4);
-    p.thread_bytes = p.group_bytes + p.tile_bytes;
+    p.a_bytes = (size_t)gemm_panel_bytes(kernel, p.mc, p.long_k ? p.kc : p.ks);
+    if (!p.carries)
+        p.tile_bytes = (size_t)(p.mc * (p.long_k ? p.nc : 2 * kernel->nr) * 4);
+    p.thread_bytes = p.a_bytes + p.tile_bytes;
     p.bytes = p.b_bytes + p.carry_bytes + (size_t)threads * p.thread_bytes;
     *plan_p = p;
 }
 
-/* Each part at its largest; parts grow with every size and stop at the same limits as in the plan. */
-size_t gemm_plan_bound(const gemm_kernel_t *kernel, int threads, int64_t m, int64_t n, int64_t k)
+static int64_t max64(int64_t a, int64_t b)
 {
-    int64_t rows = gemm_round_up(m, kernel->mr);
-    int64_t columns = gemm_round_up(n, kernel->nr);
-    int64_t block_columns = min64(columns, kernel->nc);
-    int64_t slice = min64(k, kernel->kc > kernel->kc_whole ? kernel->kc : kernel->kc_whole);
-    int64_t b = min64(gemm_panel_bytes(kernel, columns, k), MAX_ROUND_BYTES);
-    int carried = gemm_panel_bytes(kernel, block_columns, k) > MAX_ROUND_BYTES;
-    int64_t carry = carried ? rows * block_columns * 4 : 0;
-    int64_t group = min64(kernel->group, rows);
-    int64_t group_bytes = gemm_panel_bytes(kernel, group, slice);
-    int64_t ring = (int64_t)GEMM_RING * kernel->mr * kernel->nr;
-    int64_t two = 2 * group * block_columns;
-    int64_t one = min64(gemm_round_up(rows, group) * block_columns, MAX_BLOCK_BYTES / 4);
-    return (size_t)(b + carry) +
-           (size_t)threads * (size_t)(group_bytes + 4 * max64(ring, max64(one, two)));
+    return a > b ? a : b;
+}
+
+/* Each part at its largest: it grows with every size and stops at the same limit as in the plan. */
+size_t gemm_plan_bound(const gemm_kernel_t *kernel, int threads, int64_t m, int64_t n, int64_t k,
+                       int adds)
+{
+    int64_t mr = kernel->mr, nr = kernel->nr;
+    int64_t rows = gemm_round_up(m, mr), columns = gemm_round_up(n, nr);
+    int64_t block = gemm_min(columns, gemm_round_up(C_COLUMNS, nr));
+    int64_t slice = gemm_min(kernel->kc, k);
+    int64_t b = gemm_min(gemm_panel_bytes(kernel, columns, k),
+                         max64(ROUND_BYTES, gemm_panel_bytes(kernel, block, slice)));
+    int64_t carry = gemm_panel_bytes(kernel, block, k) > ROUND_BYTES && !adds ? rows * columns * 4 : 0;
+    int64_t a = gemm_min(gemm_panel_bytes(kernel, rows, k),
+                         max64(A_BYTES, gemm_panel_bytes(kernel, C_BYTES / 4 / nr, slice)));
+    int64_t shallow = gemm_panel_bytes(kernel, mr, kernel->k_step); /* a panel of the shortest contraction */
+    int64_t short_tiles = gemm_min(rows, fitting(A_BYTES, shallow, mr)) * 2 * nr * 4;
+    int64_t long_tiles = gemm_min(rows * block * 4, max64(C_BYTES, mr * block * 4));
+    return (size_t)(b + carry) + (size_t)threads * (size_t)(a + max64(short_tiles, long_tiles));
 }

@@ -1,48 +1,72 @@
 /*
- * Finishing tiles of C. Tiles that are complete wait in a drain, in the order in which they were completed; rows
- * of them become output while micro-kernels multiply later tiles, so that the vector units work in the
- * shade of the tile unit. A drain belongs to one task.
+ * Tiles of C that are complete wait in a queue, in the order in which they were completed. Some rows of
+ * the first are handed to each later call of a micro-kernel that can store while it multiplies; the rest is
+ * stored by gemm_store_rows. A queue belongs to one task.
  */
 #ifndef MPT_CPU_GEMM_STORE_H
 #define MPT_CPU_GEMM_STORE_H
 
 #include "gemm.h"
 
-#define gemm_store_row_function MPT_LEVEL_NAME(mpt_cpu_gemm_store_row_function)
-#define gemm_drain_rows MPT_LEVEL_NAME(mpt_cpu_gemm_drain_rows)
-#define gemm_drain_push MPT_LEVEL_NAME(mpt_cpu_gemm_drain_push)
+#define gemm_store_rows MPT_LEVEL_NAME(mpt_cpu_gemm_store_rows)
 
-#define GEMM_DRAIN_TILES 128 /* at most in a drain: two rows of tiles of a block */
-
-/* Finish `columns` values of one row: tile row `c` belongs at output row `row`, from column `column` on. */
-typedef void (*gemm_store_row_t)(const gemm_output_t *out, const float *c, int64_t row,
-                                 int64_t column, int columns);
-
-/* A complete tile, row-major, and the part of the output it covers. */
-typedef struct gemm_done {
-    const float *tile;
-    int rows, columns;
-    int64_t row, column;
-} gemm_done_t;
-
-typedef struct gemm_drain {
+/* Rows of a complete tile, `pitch` floats apart, and the place of the first in the output. */
+typedef struct gemm_rows {
     const gemm_output_t *out;
-    gemm_store_row_t store_row;
-    int pitch;      /* floats from row to row of a tile */
-    int first, count; /* tiles waiting, a ring */
-    int next;       /* first row of the first tile that is not stored yet */
-    int keep;       /* newest tiles to leave alone while multiplying: their last products may be under way */
-    int rows_a_call; /* rows that a micro-kernel is asked to store while it computes a tile */
-    gemm_done_t tiles[GEMM_DRAIN_TILES];
-} gemm_drain_t;
+    const float *tile;
+    int pitch;
+    int count, columns; /* within the output */
+    int64_t row, column;
+} gemm_rows_t;
 
-/** The function that finishes rows of this output. */
-gemm_store_row_t gemm_store_row_function(const gemm_output_t *out);
+/* What a micro-kernel does while it waits for its products. */
+typedef struct gemm_aside {
+    gemm_rows_t rows;   /* to store: full-width rows; count 0: none */
+    const char *fetch;  /* to bring into the second-level cache */
+    int64_t fetch_bytes;
+} gemm_aside_t;
 
-/** Add a tile; its memory must stay until it is stored. Stores the first one if there is no room. */
-void gemm_drain_push(gemm_drain_t *d, const gemm_done_t *done);
+/** Finish and store these rows. */
+void gemm_store_rows(const gemm_rows_t *rows);
 
-/** Store up to `count` rows, leaving the newest `keep` tiles alone. */
-void gemm_drain_rows(gemm_drain_t *d, int count, int keep);
+#define GEMM_QUEUE_TILES 128
+
+typedef struct gemm_queue {
+    int first, count; /* of a ring */
+    gemm_rows_t tiles[GEMM_QUEUE_TILES];
+} gemm_queue_t;
+
+/** Take up to `count` rows off the first tile: they are the caller's to store. None are left: count 0. */
+static inline gemm_rows_t gemm_queue_take(gemm_queue_t *q, int count)
+{
+    if (q->count == 0)
+        return (gemm_rows_t){0};
+    gemm_rows_t *first = &q->tiles[q->first], taken = *first;
+    taken.count = count < first->count ? count : first->count;
+    first->tile += (int64_t)taken.count * first->pitch;
+    first->row += taken.count;
+    first->count -= taken.count;
+    if (first->count == 0) {
+        q->first = (q->first + 1) % GEMM_QUEUE_TILES;
+        q->count--;
+    }
+    return taken;
+}
+
+/** Store the oldest tiles until at most `left` wait. */
+static inline void gemm_queue_shorten(gemm_queue_t *q, int left)
+{
+    while (q->count > left) {
+        gemm_rows_t rows = gemm_queue_take(q, q->tiles[q->first].count);
+        gemm_store_rows(&rows);
+    }
+}
+
+/** Add a tile; its memory must stay as it is until it is stored. Makes room by storing the oldest. */
+static inline void gemm_queue_push(gemm_queue_t *q, const gemm_rows_t *tile)
+{
+    gemm_queue_shorten(q, GEMM_QUEUE_TILES - 1);
+    q->tiles[(q->first + q->count++) % GEMM_QUEUE_TILES] = *tile;
+}
 
 #endif

@@ -40,6 +40,7 @@ static void begin(void)
 
 static void end(void)
 {
+    _mm_sfence(); /* rows went past the caches */
     _tile_release();
 }
 
@@ -144,14 +145,14 @@ VEC_INLINE void store_sums(float *c)
 
 VEC_INLINE void load_a(const char *a)
 {
-    _tile_loadd(4, a, 64);
-    _tile_loadd(5, a + TILE_BYTES, 64);
+    _tile_stream_loadd(4, a, 64);
+    _tile_stream_loadd(5, a + TILE_BYTES, 64);
 }
 
 VEC_INLINE void load_b(const char *b)
 {
-    _tile_stream_loadd(6, b, 64);
-    _tile_stream_loadd(7, b + TILE_BYTES, 64);
+    _tile_loadd(6, b, 64);
+    _tile_loadd(7, b + TILE_BYTES, 64);
 }
 
 VEC_INLINE void add_products(void)
@@ -162,49 +163,148 @@ VEC_INLINE void add_products(void)
     _tile_dpbf16ps(3, 5, 7);
 }
 
-/* Share of the drain's rows that is due in this step; `credit` carries the remainder to the next. */
-VEC_INLINE void drain_step(gemm_drain_t *drain, int64_t steps, int64_t *credit)
+/*
+ * Outputs are larger than the caches, and read by a later call: whole cache lines go past the caches. Storing through
+ * them would read every line first, which takes twice the time.
+ */
+VEC_INLINE void store_line(void *to, __m512i line, int stream)
 {
-    *credit += drain->rows_a_call;
-    while (*credit >= steps) {
-        gemm_drain_rows(drain, 1, drain->keep);
-        *credit -= steps;
+    if (stream)
+        _mm512_stream_si512(to, line);
+    else
+        _mm512_storeu_si512(to, line);
+}
+
+/* Round two vectors, side by side, and store them. @return, of BF16 as FP32, in v, what was stored. */
+VEC_INLINE void store_pair(void *array, mpt_dtype_t dtype, int64_t at, vec_t v[2], int stream)
+{
+    if (dtype == MPT_BF16) {
+        const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)v[1], (__m512)v[0]);
+        store_line((uint16_t *)array + at, both, stream);
+        v[0] = vec_from_bf16((vec_u16_t)_mm512_castsi512_si256(both));
+        v[1] = vec_from_bf16((vec_u16_t)_mm512_extracti64x4_epi64(both, 1));
+    } else if (dtype == MPT_F16) {
+        const vec_u16_t low = vec_to_f16(v[0]), high = vec_to_f16(v[1]);
+        const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)low), (__m256i)high, 1);
+        store_line((uint16_t *)array + at, both, stream);
+        v[0] = vec_from_f16(low);
+        v[1] = vec_from_f16(high);
+    } else {
+        store_line((float *)array + at, (__m512i)v[0], stream);
+        store_line((float *)array + at + PAIRS, (__m512i)v[1], stream);
     }
 }
 
-static void multiply_bf16(const void *a, const void *b, int64_t steps, float *c, int load,
-                          gemm_drain_t *drain)
+/* Row `i` of the rows to store. What is added to was just read: it goes through the caches. */
+VEC_INLINE void store_row(const gemm_rows_t *rows, const gemm_output_t *out, const vec_t bias[2],
+                          int64_t i, int stream, gemm_variant_t variant, mpt_dtype_t compute)
 {
-    const char *pa = a, *pb = b;
-    int64_t credit = 0;
-    start_sums(c, load);
-    for (int64_t s = 0; s < steps; s++, pa += STEP_BYTES, pb += STEP_BYTES) {
-        load_a(pa);
-        load_b(pb);
+    const float *c = rows->tile + i * NR;
+    const int64_t at = (rows->row + i) * out->ld + rows->column;
+    vec_t v[2];
+    for (int j = 0; j < 2; j++)
+        v[j] = gemm_finish_vector(out, vec_load_f32(c + j * PAIRS, PAIRS), bias[j], at + j * PAIRS,
+                                  PAIRS, variant, compute);
+    if (variant == GEMM_VARIANT_GELU) {
+        store_pair(out->pre, compute, at, v, stream);
+        v[0] = gelu_value(v[0]);
+        v[1] = gelu_value(v[1]);
+    }
+    store_pair(out->data, gemm_out_dtype(variant, compute), at, v, stream);
+}
+
+/* 1 where rows start on cache lines and are to go past the caches. */
+static int streams(const gemm_rows_t *rows)
+{
+    const gemm_output_t *out = rows->out;
+    const size_t bytes = mpt_dtype_bytes(out->dtype);
+    const uintptr_t starts = (uintptr_t)out->data | (uintptr_t)out->pre | (size_t)rows->column * bytes |
+                             (size_t)out->ld * bytes;
+    return out->finish != GEMM_ADD && starts % 64 == 0;
+}
+
+VEC_INLINE void multiply_step(const char *a, const char *b, int split)
+{
+    load_a(a);
+    if (split) {
+        load_b(b + STEP_BYTES);
         add_products();
-        drain_step(drain, steps, &credit);
+    }
+    load_b(b);
+    add_products();
+    if (split) {
+        load_a(a + STEP_BYTES);
+        add_products();
+    }
+}
+
+/* One step's share of what there is to fetch. */
+VEC_INLINE void fetch_lines(const char *from, int64_t bytes)
+{
+    for (int64_t at = 0; at < bytes; at += 64)
+        __builtin_prefetch(from + at, 0, 2);
+}
+
+VEC_INLINE void multiply(const char *a, const char *b, int64_t steps, float *c, int load,
+                         const gemm_aside_t *aside, int storing, gemm_variant_t variant,
+                         mpt_dtype_t compute)
+{
+    const int split = compute == MPT_F16;
+    const gemm_rows_t rows = aside->rows;
+    const gemm_output_t out = storing ? *rows.out : (gemm_output_t){0};
+    const vec_t bias[2] = {
+        storing ? gemm_bias(&out, rows.column, PAIRS, compute) : (vec_t){0},
+        storing ? gemm_bias(&out, rows.column + PAIRS, PAIRS, compute) : (vec_t){0},
+    };
+    const int stream = storing && streams(&rows);
+    const char *fetch = aside->fetch;
+    const int64_t share = (aside->fetch_bytes / 64 + steps - 1) / steps * 64;
+    int64_t row = 0, due = 0; /* rows are stored evenly over the steps */
+    start_sums(c, load);
+    for (int64_t s = 0; s < steps; s++, a += STEP_BYTES << split, b += STEP_BYTES << split) {
+        multiply_step(a, b, split);
+        fetch_lines(fetch, share);
+        fetch += share;
+        for (due += rows.count; storing && due >= steps; due -= steps)
+            store_row(&rows, &out, bias, row++, stream, variant, compute);
     }
     store_sums(c);
 }
 
-static void multiply_f16(const void *a, const void *b, int64_t steps, float *c, int load,
-                         gemm_drain_t *drain)
-{
-    const char *pa = a, *pb = b;
-    int64_t credit = 0;
-    start_sums(c, load);
-    for (int64_t s = 0; s < steps; s++, pa += 2 * STEP_BYTES, pb += 2 * STEP_BYTES) {
-        load_a(pa);
-        load_b(pb + STEP_BYTES);
-        add_products();
-        load_b(pb);
-        add_products();
-        load_a(pa + STEP_BYTES);
-        add_products();
-        drain_step(drain, steps, &credit);
+#define DEFINE_MULTIPLY(name, compute)                                                             \
+    static void name(const void *a, const void *b, int64_t steps, float *c, int load,              \
+                     const gemm_aside_t *aside)                                                    \
+    {                                                                                              \
+        multiply(a, b, steps, c, load, aside, 0, GEMM_VARIANT_STORE, compute);                     \
     }
-    store_sums(c);
-}
+
+#define DEFINE_MULTIPLY_STORING(name, variant, compute)                                            \
+    static void name(const void *a, const void *b, int64_t steps, float *c, int load,              \
+                     const gemm_aside_t *aside)                                                    \
+    {                                                                                              \
+        multiply(a, b, steps, c, load, aside, 1, variant, compute);                                \
+    }
+
+DEFINE_MULTIPLY(multiply_bf16, MPT_BF16)
+DEFINE_MULTIPLY_STORING(multiply_bf16_store, GEMM_VARIANT_STORE, MPT_BF16)
+DEFINE_MULTIPLY_STORING(multiply_bf16_widen, GEMM_VARIANT_WIDEN, MPT_BF16)
+DEFINE_MULTIPLY_STORING(multiply_bf16_gelu, GEMM_VARIANT_GELU, MPT_BF16)
+DEFINE_MULTIPLY_STORING(multiply_bf16_slope, GEMM_VARIANT_SLOPE, MPT_BF16)
+DEFINE_MULTIPLY_STORING(multiply_bf16_add, GEMM_VARIANT_ADD, MPT_BF16)
+DEFINE_MULTIPLY(multiply_f16, MPT_F16)
+DEFINE_MULTIPLY_STORING(multiply_f16_store, GEMM_VARIANT_STORE, MPT_F16)
+DEFINE_MULTIPLY_STORING(multiply_f16_widen, GEMM_VARIANT_WIDEN, MPT_F16)
+DEFINE_MULTIPLY_STORING(multiply_f16_gelu, GEMM_VARIANT_GELU, MPT_F16)
+DEFINE_MULTIPLY_STORING(multiply_f16_slope, GEMM_VARIANT_SLOPE, MPT_F16)
+DEFINE_MULTIPLY_STORING(multiply_f16_add, GEMM_VARIANT_ADD, MPT_F16)
+
+static const gemm_multiply_t storing_bf16[GEMM_VARIANTS] = {
+    multiply_bf16_store, multiply_bf16_widen, multiply_bf16_gelu, multiply_bf16_slope, multiply_bf16_add,
+};
+
+static const gemm_multiply_t storing_f16[GEMM_VARIANTS] = {
+    multiply_f16_store, multiply_f16_widen, multiply_f16_gelu, multiply_f16_slope, multiply_f16_add,
+};
 
 /* ---- row sums ---------------------------------------------------------------------------------- */
 
@@ -247,15 +347,11 @@ const gemm_kernel_t gemm_tile_bf16_kernel = {
     .nr = NR,
     .k_step = PAIRS_DEPTH,
     .unit_bytes = 64,
-    .kc_whole = 640,
-    .kc = 512,
-    .nc = 768,
-    .group = 32,
-    .near = 1280 << 10,
-    .drains = 1,
+    .kc = 384,
     .pack_a = pack_a_bf16,
     .pack_b = pack_b_bf16,
     .multiply = multiply_bf16,
+    .multiply_storing = storing_bf16,
     .add_row_sums = add_row_sums_bf16,
     .begin = begin,
     .end = end,
@@ -266,15 +362,11 @@ const gemm_kernel_t gemm_tile_f16_kernel = {
     .nr = NR,
     .k_step = PAIRS_DEPTH,
     .unit_bytes = 128,
-    .kc_whole = 320,
     .kc = 256,
-    .nc = 768,
-    .group = 32,
-    .near = 1280 << 10,
-    .drains = 1,
     .pack_a = pack_a_f16,
     .pack_b = pack_b_f16,
     .multiply = multiply_f16,
+    .multiply_storing = storing_f16,
     .add_row_sums = add_row_sums_f16,
     .begin = begin,
     .end = end,

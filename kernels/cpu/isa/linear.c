@@ -15,7 +15,7 @@ mpt_status_t cpu_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a,
                 .bias = a->bias,
                 .pre = a->pre},
     };
-    return gemm_run(k, a->compute, &g);
+    return gemm_run(k, &g);
 }
 
 mpt_status_t cpu_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backward_input_t *a,
@@ -33,7 +33,7 @@ mpt_status_t cpu_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backwa
                 .data = a->dx,
                 .slope_at = a->pre},
     };
-    return gemm_run(k, a->compute, &g);
+    return gemm_run(k, &g);
 }
 
 mpt_status_t cpu_linear_backward_weight(mpt_kernels_t *k, const mpt_linear_backward_weight_t *a,
@@ -51,7 +51,7 @@ mpt_status_t cpu_linear_backward_weight(mpt_kernels_t *k, const mpt_linear_backw
                 .data = a->dw},
         .row_sums = a->dbias,
     };
-    return gemm_run(k, a->compute, &g);
+    return gemm_run(k, &g);
 }
 
 static size_t max_size(size_t a, size_t b)
@@ -62,9 +62,9 @@ static size_t max_size(size_t a, size_t b)
 /* The three products of a layer rows x in -> out. */
 static size_t layer_bytes(mpt_dtype_t compute, int threads, int64_t rows, int64_t in, int64_t out)
 {
-    size_t bytes = gemm_scratch_bytes(compute, threads, rows, out, in);
-    bytes = max_size(bytes, gemm_scratch_bytes(compute, threads, rows, in, out));
-    return max_size(bytes, gemm_scratch_bytes(compute, threads, out, in, rows));
+    size_t bytes = gemm_scratch_bytes(compute, threads, rows, out, in, 0);
+    bytes = max_size(bytes, gemm_scratch_bytes(compute, threads, rows, in, out, 0));
+    return max_size(bytes, gemm_scratch_bytes(compute, threads, out, in, rows, 1));
 }
 
 size_t cpu_linear_scratch_bytes(int threads, const mpt_kernels_limits_t *l)

@@ -1,0 +1,270 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include "gpt2.h"
+#include "kernels.h"
+#include "mpt.h"
+#include "scratch.h"
+
+#define GPT2 "model { layers = 12 heads = 12 dim = 768 context = 1024 vocab = 50257 }\n"
+#define SMALL "model { layers = 3 heads = 4 dim = 64 context = 32 vocab = 100 }\n"
+
+static void hear(void *ctx, mpt_log_severity_t severity, const char *line)
+{
+    scratch_hear(ctx, (mpt_log_level_t)severity, line);
+}
+
+static mpt_status_t try_plan(scratch_t *s, const char *text, int ranks, mpt_plan_t *plan_p)
+{
+    mpt_config_source_t source = {.text = text, .path = "test.cfg"};
+    return mpt_plan(&source, ranks, plan_p, hear, s);
+}
+
+/* The plan of `model` with settings after it; data and batch are filled in. */
+static mpt_plan_t plan_of(scratch_t *s, const char *model, const char *settings, int ranks)
+{
+    char text[1024];
+    mpt_plan_t plan;
+    snprintf(text, sizeof text,
+             "threads = 1\ndata { train = \"x.bin\" }\ntrain { global_batch = 32 micro_batch = 2 "
+             "val_every = 0 }\n%s%s",
+             model, settings);
+    scratch_forget(s);
+    if (try_plan(s, text, ranks, &plan) != MPT_OK)
+        fail_msg("%s", s->said);
+    return plan;
+}
+
+static int64_t row(const mpt_plan_t *plan, const char *use)
+{
+    for (int i = 0; i < plan->memory_rows; i++)
+        if (strcmp(plan->memory[i].use, use) == 0)
+            return plan->memory[i].bytes;
+    return 0;
+}
+
+static void the_bytes_are_the_sum_of_the_rows(void **state)
+{
+    scratch_t *s = *state;
+    for (int ranks = 1; ranks <= 16; ranks *= 2) {
+        mpt_plan_t plan = plan_of(s, SMALL, "precision { compute = bf16 }", ranks);
+        int64_t sum = 0;
+        for (int i = 0; i < plan.memory_rows; i++) {
+            assert_true(plan.memory[i].bytes > 0);
+            assert_int_equal(plan.memory[i].bytes % 64, 0);
+            sum += plan.memory[i].bytes;
+        }
+        assert_int_equal(plan.bytes, sum);
+        assert_int_equal(plan.ranks, ranks);
+        assert_int_equal(plan.micro_steps, 16 / ranks);
+        assert_int_equal(plan.tokens_per_step, 32 * 32);
+    }
+}
+
+/* The textbook's 16 bytes a parameter and the accumulator's 4, with the padding that plan also tells. */
+static void a_bf16_ddp_rank_holds_twenty_bytes_a_parameter(void **state)
+{
+    scratch_t *s = *state;
+    for (int ranks = 1; ranks <= 8; ranks *= 2) {
+        mpt_plan_t plan = plan_of(s, GPT2, "precision { compute = bf16 }", ranks);
+        int64_t n = plan.padded_parameters;
+        assert_int_equal(plan.parameters, 124439808);
+        assert_true(n >= plan.parameters && (double)n <= 1.001 * (double)plan.parameters);
+        assert_int_equal(row(&plan, "weights"), 2 * n);
+        assert_int_equal(row(&plan, "masters"), 4 * n);
+        assert_int_equal(row(&plan, "moments"), 8 * n);
+        assert_int_equal(row(&plan, "accumulators"), 4 * n);
+        assert_int_equal(row(&plan, "gradients"), 2 * n);
+    }
+}
+
+static void with_an_fp32_wire_the_accumulator_is_the_gradient(void **state)
+{
+    scratch_t *s = *state;
+    mpt_plan_t plan = plan_of(s, SMALL, "precision { compute = fp32 }", 2);
+    int64_t n = plan.padded_parameters;
+    assert_int_equal(row(&plan, "weights"), 4 * n);
+    assert_int_equal(row(&plan, "masters"), 4 * n);
+    assert_int_equal(row(&plan, "accumulators"), 4 * n);
+    assert_int_equal(row(&plan, "gradients"), 0);
+    plan = plan_of(s, SMALL, "precision { compute = bf16 reduce = fp32 }", 2);
+    assert_int_equal(row(&plan, "weights"), 2 * n);
+    assert_int_equal(row(&plan, "gradients"), 0);
+    assert_string_equal(plan.compute, "bf16");
+    assert_string_equal(plan.reduce, "fp32");
+}
+
+/* What stays FP32 among the activations: each norm's mean and 1/deviation, and attention's log-sums. */
+static int64_t statistics_bytes(int64_t rows, int64_t layers, int64_t heads)
+{
+    return 4 * (rows * (4 * layers + 2) + rows * heads * layers);
+}
+
+static void sixteen_bit_activations_are_half_but_for_the_statistics(void **state)
+{
+    scratch_t *s = *state;
+    static const struct {
+        const char *model;
+        int64_t rows, layers, heads, dim;
+    } cases[] = {{GPT2, 2 * 1024, 12, 12, 768}, {SMALL, 2 * 32, 3, 4, 64}};
+    for (int i = 0; i < 2; i++) {
+        mpt_plan_t wide = plan_of(s, cases[i].model, "precision { compute = fp32 }", 1);
+        mpt_plan_t bf16 = plan_of(s, cases[i].model, "precision { compute = bf16 }", 1);
+        mpt_plan_t fp16 = plan_of(s, cases[i].model, "precision { compute = fp16 }", 1);
+        int64_t statistics = statistics_bytes(cases[i].rows, cases[i].layers, cases[i].heads);
+        int64_t numbers = cases[i].rows * cases[i].dim * (16 * cases[i].layers + 2);
+        assert_int_equal(row(&wide, "activations"), 4 * numbers + statistics);
+        assert_int_equal(row(&bf16, "activations"), 2 * numbers + statistics);
+        assert_int_equal(row(&fp16, "activations"), 2 * numbers + statistics);
+    }
+}
+
+/* The loss never holds batch x seq x vocab numbers: its chunk does not grow with the batch. */
+static void the_losss_memory_does_not_grow_with_the_batch(void **state)
+{
+    scratch_t *s = *state;
+    static const char text[] = "threads = 1\ndata { train = \"x.bin\" }\ntrain { global_batch = 8 "
+                               "micro_batch = %d }\n" GPT2 "precision { compute = bf16 }";
+    int64_t scratch[2];
+    for (int i = 0; i < 2; i++) {
+        char config[512];
+        mpt_plan_t plan;
+        snprintf(config, sizeof config, text, i == 0 ? 1 : 8);
+        assert_int_equal(try_plan(s, config, 1, &plan), MPT_OK);
+        scratch[i] = row(&plan, "scratch");
+    }
+    assert_true(scratch[1] - scratch[0] < (int64_t)7 * 1024 * 50304); /* below a byte a logit */
+}
+
+static void only_an_asynchronous_save_needs_a_snapshot(void **state)
+{
+    scratch_t *s = *state;
+    for (int ranks = 1; ranks <= 4; ranks *= 2) {
+        mpt_plan_t async = plan_of(s, SMALL, "checkpoint { async = true }", ranks);
+        mpt_plan_t sync = plan_of(s, SMALL, "checkpoint { async = false }", ranks);
+        mpt_plan_t never = plan_of(s, SMALL, "checkpoint { every = 0 }", ranks);
+        assert_int_equal(row(&async, "snapshot"), 3 * 4 * async.padded_parameters / ranks);
+        assert_int_equal(row(&sync, "snapshot"), 0);
+        assert_int_equal(row(&never, "snapshot"), 0);
+        assert_int_equal(async.bytes - row(&async, "snapshot"), sync.bytes);
+    }
+}
+
+static void flops_follow_three_named_conventions(void **state)
+{
+    scratch_t *s = *state;
+    mpt_plan_t plan = plan_of(s, GPT2, "", 1);
+    assert_true(plan.flops_6nd_per_token == 6.0 * 124439808);
+    assert_true(plan.flops_model_per_token == 6.0 * 124439808 + 12.0 * 12 * 12 * 64 * 1024);
+    assert_true(plan.flops_causal_per_token == 6.0 * 124439808 + 6.0 * 12 * 12 * 64 * 1024);
+    assert_true(plan.chinchilla_tokens == 20.0 * 124439808);
+}
+
+static void shorter_sequences_cost_less_attention(void **state)
+{
+    scratch_t *s = *state;
+    mpt_config_source_t source = {
+        .text = "data { train = x sequence = 256 }\ntrain { global_batch = 4 }\n" GPT2,
+        .path = "t"};
+    mpt_plan_t plan;
+    assert_int_equal(mpt_plan(&source, 1, &plan, hear, s), MPT_OK);
+    assert_true(plan.flops_model_per_token == 6.0 * 124439808 + 12.0 * 12 * 768 * 256);
+}
+
+static void the_precision_table_is_printed_whole(void **state)
+{
+    scratch_t *s = *state;
+    mpt_plan_t plan = plan_of(s, SMALL, "precision { compute = bf16 reduce = fp32 }", 1);
+    assert_int_equal(plan.precision_rows, MPT_OP_COUNT);
+    for (int op = 0; op < plan.precision_rows; op++) {
+        assert_string_equal(plan.precision[op].op, mpt_op_name((mpt_op_t)op));
+        assert_non_null(plan.precision[op].gradient);
+    }
+    assert_string_equal(plan.precision[MPT_OP_LINEAR].math, "bf16");
+    assert_string_equal(plan.precision[MPT_OP_LINEAR].accumulate, "fp32");
+    assert_string_equal(plan.precision[MPT_OP_REDUCE].input, "fp32");
+}
+
+static void a_batch_that_does_not_divide_is_refused(void **state)
+{
+    scratch_t *s = *state;
+    mpt_plan_t plan = {.ranks = 77};
+    const char *text = "data { train = x }\ntrain { global_batch = 12 micro_batch = 4 }\n" SMALL;
+    assert_int_equal(try_plan(s, text, 3, &plan), MPT_OK);
+    plan.ranks = 77;
+    assert_int_equal(try_plan(s, text, 2, &plan), MPT_ERR_CONFIG);
+    assert_int_equal(s->lines, 1);
+    assert_non_null(strstr(s->said, "global_batch"));
+    assert_int_equal(plan.ranks, 77);
+    assert_int_equal(try_plan(s, text, 0, &plan), MPT_ERR_CONFIG);
+}
+
+static void config_errors_name_file_and_line(void **state)
+{
+    scratch_t *s = *state;
+    mpt_plan_t plan;
+    assert_int_equal(try_plan(s, "threads = 1\nthraeds = 2\n", 1, &plan), MPT_ERR_CONFIG);
+    assert_non_null(strstr(s->said, "test.cfg:2"));
+    scratch_forget(s);
+    mpt_config_source_t missing = {.path = scratch_path(s, "missing.cfg")};
+    assert_int_equal(mpt_plan(&missing, 1, &plan, hear, s), MPT_ERR_CONFIG);
+    assert_non_null(strstr(s->said, "missing.cfg"));
+}
+
+static void a_file_and_overrides_work_as_a_text_does(void **state)
+{
+    scratch_t *s = *state;
+    static const char text[] = "data { train = x }\n" SMALL;
+    static const char *const overrides[] = {"model.layers=5", "precision.compute=fp16"};
+    mpt_plan_t plan;
+    scratch_write(scratch_path(s, "run.cfg"), text, strlen(text));
+    mpt_config_source_t source = {
+        .path = scratch_path(s, "run.cfg"), .overrides = overrides, .override_count = 2};
+    if (mpt_plan(&source, 1, &plan, hear, s) != MPT_OK)
+        fail_msg("%s", s->said);
+    assert_string_equal(plan.compute, "fp16");
+    mpt_plan_t three = plan_of(s, SMALL, "", 1);
+    assert_int_equal(plan.parameters - three.parameters, 2 * (12 * 64 * 64 + 13 * 64));
+}
+
+/* The caller's descriptor stays open and the stream over it is not lost. */
+static void the_config_table_is_written_to_a_descriptor(void **state)
+{
+    scratch_t *s = *state;
+    char path[512];
+    snprintf(path, sizeof path, "%s", scratch_path(s, "config.md"));
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    assert_int_equal(mpt_config_help(fileno(file)), MPT_OK);
+    assert_int_equal(fclose(file), 0);
+    char *text = scratch_read(path, NULL);
+    assert_non_null(strstr(text, "global_batch"));
+    assert_non_null(strstr(text, "MPT_INJECT"));
+    free(text);
+    assert_int_equal(mpt_config_help(-1), MPT_ERR_IO);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_set_up, scratch_tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(the_bytes_are_the_sum_of_the_rows),
+        TEST(a_bf16_ddp_rank_holds_twenty_bytes_a_parameter),
+        TEST(with_an_fp32_wire_the_accumulator_is_the_gradient),
+        TEST(sixteen_bit_activations_are_half_but_for_the_statistics),
+        TEST(the_losss_memory_does_not_grow_with_the_batch),
+        TEST(only_an_asynchronous_save_needs_a_snapshot),
+        TEST(flops_follow_three_named_conventions),
+        TEST(shorter_sequences_cost_less_attention),
+        TEST(the_precision_table_is_printed_whole),
+        TEST(a_batch_that_does_not_divide_is_refused),
+        TEST(config_errors_name_file_and_line),
+        TEST(a_file_and_overrides_work_as_a_text_does),
+        TEST(the_config_table_is_written_to_a_descriptor),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,312 @@
+/*
+ * Bad input, over several ranks: every rank ends with the same status, one rank says why in one line, and nothing hangs.
+ */
+#include <fcntl.h>
+#include <time.h>
+
+#include "session_fixture.h"
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* All ranks end with `status` within seconds; the one error line holds `words`. */
+static fixture_run_t *expect_error(fixture_job_t job, mpt_status_t status, const char *words)
+{
+    double start = now_s();
+    fixture_run_t *run = fixture_expect(job, status);
+    if (run->errors != 1 || strstr(run->log, words) == NULL)
+        print_error("%d errors; wanted \"%s\":\n%s", run->errors, words, run->log);
+    assert_int_equal(run->errors, 1);
+    assert_non_null(strstr(run->log, words));
+    assert_true(now_s() - start < 10.0);
+    return run;
+}
+
+static void expect_refusal(const char *set, mpt_status_t status, const char *words)
+{
+    fixture_remove("run");
+    fixture_free(expect_error((fixture_job_t){.ranks = 4, .set = {set}}, status, words));
+}
+
+/* ---- config ------------------------------------------------------------------------------------------- */
+
+static void mistakes_in_the_config_are_one_line_from_one_rank(void **state)
+{
+    (void)state;
+    expect_refusal("train.stepz=5", MPT_ERR_CONFIG, "train.steps");
+    expect_refusal("train.steps=many", MPT_ERR_CONFIG, "train.steps");
+    expect_refusal("train.lr=-1", MPT_ERR_CONFIG, "train.lr");
+    expect_refusal("train.global_batch=18", MPT_ERR_CONFIG, "global_batch");
+    expect_refusal("parallel.shard=zero3", MPT_ERR_CONFIG, "not built");
+    expect_refusal("device=cuda", MPT_ERR_CONFIG, "no CUDA backend");
+    expect_refusal("model.heads=5", MPT_ERR_CONFIG, "model.heads");
+}
+
+static mpt_status_t open_text(const char *text, const char *path, fixture_run_t *run)
+{
+    fixture_rank_t rank = {.run = run};
+    mpt_session_t *session = NULL;
+    mpt_status_t status = mpt_session_open(&(mpt_session_params_t){.config = {.text = text, .path = path},
+                                                                   .log = fixture_log,
+                                                                   .log_ctx = &rank},
+                                           &session);
+    assert_true(status != MPT_OK && session == NULL);
+    return status;
+}
+
+static void messages_name_file_and_line_of_the_config(void **state)
+{
+    fixture_run_t *run = calloc(1, sizeof *run);
+    (void)state;
+    assert_non_null(run);
+    pthread_mutex_init(&run->lock, NULL);
+    assert_int_equal(open_text("data { train = train.bin }\n\nmodel { layerz = 2 }\n", "my.cfg", run), MPT_ERR_CONFIG);
+    assert_non_null(strstr(run->log, "my.cfg:3:"));
+    assert_non_null(strstr(run->log, "layers"));
+    assert_int_equal(open_text(NULL, "not-there.cfg", run), MPT_ERR_CONFIG);
+    assert_non_null(strstr(run->log, "cannot read config not-there.cfg: No such file or directory"));
+    assert_int_equal(run->errors, 2);
+    fixture_free(run);
+}
+
+static void an_unknown_instruction_level_or_backend_is_refused(void **state)
+{
+    static const char *const variables[] = {"MPT_ISA", "MPT_KERNELS"};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        setenv(variables[i], "fastest", 1);
+        expect_refusal("train.steps=5", MPT_ERR_CONFIG, variables[i]);
+        unsetenv(variables[i]);
+    }
+}
+
+/* ---- data ------------------------------------------------------------------------------------------------ */
+
+static void write_bytes(const char *path, const void *bytes, size_t count)
+{
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(bytes, 1, count, file), count);
+    fclose(file);
+}
+
+static void unusable_token_files_are_refused(void **state)
+{
+    static const char foreign[] = "This is a text, not a file of tokens!\n";
+    uint16_t high[200];
+    (void)state;
+    fixture_tokens("short.bin", 2000, 5);
+    assert_int_equal(truncate("short.bin", 3000), 0);
+    fixture_tokens("tiny.bin", 20, 5);
+    write_bytes("foreign.bin", foreign, sizeof foreign - 1);
+    write_bytes("empty.bin", "", 0);
+    for (int i = 0; i < 200; i++)
+        high[i] = 40000;
+    assert_int_equal(mpt_data_write("high.bin", high, 200, NULL), MPT_OK);
+    expect_refusal("data.train=missing.bin", MPT_ERR_DATA, "missing.bin");
+    expect_refusal("data.train=\"missing*.bin\"", MPT_ERR_DATA, "missing*.bin");
+    expect_refusal("data.train=short.bin", MPT_ERR_DATA, "short.bin");
+    expect_refusal("data.train=tiny.bin", MPT_ERR_DATA, "tiny.bin");
+    expect_refusal("data.train=foreign.bin", MPT_ERR_DATA, "foreign.bin");
+    expect_refusal("data.train=empty.bin", MPT_ERR_DATA, "empty.bin");
+    expect_refusal("data.train=high.bin", MPT_ERR_DATA, "40000");
+}
+
+static void a_missing_validation_file_is_refused_where_it_would_be_read(void **state)
+{
+    (void)state;
+    fixture_remove("run");
+    fixture_free(expect_error((fixture_job_t){.ranks = 2, .set = {"data.val=none.bin", "train.val_every=5"}},
+                              MPT_ERR_DATA, "none.bin"));
+    fixture_remove("run");
+    fixture_free(fixture_expect((fixture_job_t){.ranks = 2, .set = {"data.val=none.bin", "train.steps=2"}}, MPT_OK));
+}
+
+/* The bad token stands in a sample that one rank alone reads, in the fifth step. */
+static void a_token_beyond_the_vocabulary_stops_all_ranks_together(void **state)
+{
+    uint16_t tokens[4000] = {0};
+    fixture_run_t *run;
+    (void)state;
+    tokens[(4 * 8 + 2 * 2) * 32 + 17] = 999; /* step 5, micro-batch of rank 2 */
+    assert_int_equal(mpt_data_write("bad.bin", tokens, 4000, NULL), MPT_OK);
+    fixture_remove("run");
+    run = expect_error((fixture_job_t){.ranks = 4,
+                                       .set = {"data.train=bad.bin", "data.order=sequential",
+                                               "train.global_batch=8", "checkpoint.every=3"}},
+                       MPT_ERR_DATA, "rank 2: ");
+    assert_non_null(strstr(run->log, "999"));
+    assert_int_equal(run->steps, 4); /* the step before is whole, and was reported */
+    assert_true(fixture_same_state(run, 0, run, 3));
+    assert_true(fixture_exists("run/step-00000003/meta")); /* the save in flight was not thrown away */
+    fixture_free(run);
+}
+
+static void a_bad_token_in_the_validation_file_stops_all_ranks_too(void **state)
+{
+    uint16_t tokens[4000] = {0};
+    (void)state;
+    tokens[(1 * 2) * 32 + 5] = 777; /* second micro-batch: rank 1's */
+    assert_int_equal(mpt_data_write("bad.bin", tokens, 4000, NULL), MPT_OK);
+    fixture_remove("run");
+    fixture_free(expect_error((fixture_job_t){.ranks = 2, .set = {"data.val=bad.bin", "train.val_every=3"}},
+                              MPT_ERR_DATA, "rank 1: "));
+}
+
+/* ---- checkpoints -------------------------------------------------------------------------------------------- */
+
+/* Checkpoints of steps 4 and 8. */
+static void make_checkpoints(void)
+{
+    fixture_remove("saved");
+    fixture_free(fixture_expect((fixture_job_t){.ranks = 2,
+                                                .folder = "saved",
+                                                .set = {"train.steps=8", "checkpoint.every=4"}},
+                                MPT_OK));
+}
+
+static void flip_byte(const char *path, off_t offset)
+{
+    unsigned char byte;
+    int fd = open(path, O_RDWR);
+    assert_true(fd >= 0);
+    assert_int_equal(pread(fd, &byte, 1, offset), 1);
+    byte ^= 0x10;
+    assert_int_equal(pwrite(fd, &byte, 1, offset), 1);
+    close(fd);
+}
+
+static fixture_job_t resume_job(const char *resume)
+{
+    return (fixture_job_t){.ranks = 4,
+                           .folder = "saved",
+                           .resume = resume,
+                           .set = {"train.steps=10", "checkpoint.every=4"}};
+}
+
+static void a_checkpoint_of_another_model_is_refused(void **state)
+{
+    (void)state;
+    make_checkpoints();
+    fixture_job_t job = resume_job("auto");
+    job.set[2] = "model.layers=3";
+    fixture_free(expect_error(job, MPT_ERR_CHECKPOINT, "is of another model"));
+    job.set[2] = "model.vocab=200";
+    fixture_free(expect_error(job, MPT_ERR_CHECKPOINT, "is of another model"));
+}
+
+static void a_damaged_checkpoint_is_passed_over_and_said_so(void **state)
+{
+    (void)state;
+    make_checkpoints();
+    flip_byte("saved/step-00000008/rank-00001.bin", 5000);
+    fixture_run_t *run = expect_error(resume_job("auto"), MPT_OK, "saved/step-00000008/rank-00001.bin");
+    assert_non_null(strstr(run->log, "trying the checkpoint before it"));
+    assert_int_equal(run->step[0].step, 5);
+    assert_int_equal(run->steps, 6);
+    fixture_free(run);
+    /* The run has saved step 8 anew, and it is whole. */
+    assert_int_equal(mpt_checkpoint_fsck("saved/step-00000008", NULL, NULL), MPT_OK);
+}
+
+static void where_every_checkpoint_is_damaged_the_run_does_not_start(void **state)
+{
+    (void)state;
+    make_checkpoints();
+    flip_byte("saved/step-00000004/meta", 40);
+    flip_byte("saved/step-00000008/meta", 40);
+    fixture_run_t *run = fixture_expect(resume_job("auto"), MPT_ERR_CHECKPOINT);
+    assert_int_equal(run->errors, 2);
+    assert_non_null(strstr(run->log, "saved/step-00000004/meta"));
+    assert_int_equal(mpt_status_exit_code(MPT_ERR_CHECKPOINT), 3);
+    fixture_free(run);
+}
+
+static void a_named_checkpoint_that_is_not_there_is_refused(void **state)
+{
+    (void)state;
+    make_checkpoints();
+    fixture_free(expect_error(resume_job("saved/step-00000005"), MPT_ERR_CHECKPOINT, "step-00000005"));
+    fixture_run_t *run = fixture_expect(resume_job("saved/step-00000004"), MPT_OK);
+    assert_int_equal(run->step[0].step, 5);
+    fixture_free(run);
+}
+
+static void a_missing_file_of_one_rank_is_found(void **state)
+{
+    (void)state;
+    make_checkpoints();
+    assert_int_equal(unlink("saved/step-00000008/rank-00001.bin"), 0);
+    fixture_run_t *run = expect_error(resume_job("auto"), MPT_OK, "rank-00001.bin: No such file");
+    assert_int_equal(run->step[0].step, 5);
+    fixture_free(run);
+}
+
+/* ---- output --------------------------------------------------------------------------------------------------- */
+
+static void unwritable_folders_are_refused(void **state)
+{
+    (void)state;
+    write_bytes("plain", "x", 1);
+    expect_refusal("log.dir=plain/log", MPT_ERR_IO, "plain/log");
+    expect_refusal("checkpoint.dir=plain/checkpoints", MPT_ERR_IO, "plain/checkpoints");
+    expect_refusal("log.dir=plain", MPT_ERR_IO, "log.dir");
+}
+
+/* A folder that goes away under the run: each save fails, the run goes on; without its last save it may not look done. */
+static void a_save_that_fails_does_not_stop_the_run(void **state)
+{
+    (void)state;
+    make_checkpoints();
+    write_bytes("saved/step-00000010.partial", "x", 1); /* in the way of the next folder */
+    fixture_job_t job = resume_job("auto");
+    job.set[0] = "train.steps=15";
+    job.set[1] = "checkpoint.every=5";
+    fixture_run_t *run = fixture_expect(job, MPT_OK);
+    assert_int_equal(run->failures, 1);
+    assert_int_equal(run->checkpoints, 1);
+    assert_int_equal(run->steps, 7);
+    assert_int_equal(mpt_checkpoint_fsck("saved/step-00000008", NULL, NULL), MPT_OK);
+    char *metrics = fixture_read("saved/metrics.jsonl");
+    assert_non_null(strstr(metrics, "\"event\":\"checkpoint_failed\",\"saved_step\":10"));
+    assert_non_null(strstr(metrics, "\"event\":\"checkpoint\",\"saved_step\":15"));
+    free(metrics);
+    fixture_free(run);
+}
+
+static void a_last_save_that_fails_is_an_error(void **state)
+{
+    (void)state;
+    make_checkpoints();
+    write_bytes("saved/step-00000010.partial", "x", 1);
+    fixture_run_t *run = expect_error(resume_job("auto"), MPT_ERR_IO, "step 10 is not saved");
+    assert_int_equal(run->failures, 1);
+    assert_int_equal(mpt_checkpoint_fsck("saved", NULL, NULL), MPT_OK);
+    fixture_free(run);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(mistakes_in_the_config_are_one_line_from_one_rank),
+        cmocka_unit_test(messages_name_file_and_line_of_the_config),
+        cmocka_unit_test(an_unknown_instruction_level_or_backend_is_refused),
+        cmocka_unit_test(unusable_token_files_are_refused),
+        cmocka_unit_test(a_missing_validation_file_is_refused_where_it_would_be_read),
+        cmocka_unit_test(a_token_beyond_the_vocabulary_stops_all_ranks_together),
+        cmocka_unit_test(a_bad_token_in_the_validation_file_stops_all_ranks_too),
+        cmocka_unit_test(a_checkpoint_of_another_model_is_refused),
+        cmocka_unit_test(a_damaged_checkpoint_is_passed_over_and_said_so),
+        cmocka_unit_test(where_every_checkpoint_is_damaged_the_run_does_not_start),
+        cmocka_unit_test(a_named_checkpoint_that_is_not_there_is_refused),
+        cmocka_unit_test(a_missing_file_of_one_rank_is_found),
+        cmocka_unit_test(unwritable_folders_are_refused),
+        cmocka_unit_test(a_save_that_fails_does_not_stop_the_run),
+        cmocka_unit_test(a_last_save_that_fails_is_an_error),
+    };
+    return cmocka_run_group_tests(tests, fixture_open, fixture_close);
+}
