@@ -265,6 +265,34 @@ static void a_head_in_chunks_has_the_same_gradients(void **state)
     close_rig(&rig);
 }
 
+/* Cross-entropy by its definition, from the logits of each row. */
+static double loss_by_rows(rig_t *rig)
+{
+    double sum = 0;
+    assert_int_equal(mpt_gpt2_forward(&rig->model, rig->tokens), MPT_OK);
+    for (int64_t row = 0; row < rig->shape.batch * rig->shape.seq; row++) {
+        double total = 0;
+        assert_int_equal(mpt_gpt2_logits(&rig->model, row), MPT_OK);
+        for (int64_t v = 0; v < rig->shape.vocab; v++)
+            total += exp(mpt_load(rig->model.logits, rig->wide, v));
+        sum += log(total) - mpt_load(rig->model.logits, rig->wide, rig->targets[row]);
+    }
+    return sum;
+}
+
+static void the_loss_is_the_cross_entropy_of_every_row(void **state)
+{
+    (void)state;
+    static const mpt_gpt2_shape_t *const shapes[] = {&small, &chunked};
+    for (int s = 0; s < 2; s++) {
+        rig_t rig;
+        open_oracle(&rig, shapes[s]);
+        double expected = loss_by_rows(&rig), loss = loss_of(&rig);
+        assert_true(fabs(loss - expected) <= 1e-12 * expected);
+        close_rig(&rig);
+    }
+}
+
 /* ---- every backend, type and level ------------------------------------------------------------------------ */
 
 typedef struct variant {
@@ -652,6 +680,7 @@ int main(void)
         cmocka_unit_test(every_tensors_gradient_matches_finite_differences),
         cmocka_unit_test(the_tied_head_reaches_every_row_and_unused_positions_none),
         cmocka_unit_test(a_head_in_chunks_has_the_same_gradients),
+        cmocka_unit_test(the_loss_is_the_cross_entropy_of_every_row),
         cmocka_unit_test(every_level_and_type_agrees_with_the_oracle),
         cmocka_unit_test(threads_change_no_bit),
         cmocka_unit_test(padding_rows_get_exactly_no_gradient),

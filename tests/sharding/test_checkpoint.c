@@ -666,6 +666,72 @@ static void another_models_checkpoint_is_refused(void **state)
     }
 }
 
+/* Change a rank's file and make its header's checksum right again: damage that no checksum shows. */
+static void forge(const char *name,
+                  void (*change)(checkpoint_header_t *header, checkpoint_extent_t *table))
+{
+    size_t bytes;
+    char *file = scratch_read(name, &bytes);
+    checkpoint_header_t *header = (checkpoint_header_t *)(void *)file;
+    checkpoint_extent_t *table = (checkpoint_extent_t *)(void *)(header + 1);
+    change(header, table);
+    header->checksum =
+        XXH3_64bits_withSeed(table, header->extent_count * sizeof *table,
+                             XXH3_64bits(header, offsetof(checkpoint_header_t, checksum)));
+    scratch_write(name, file, bytes);
+    free(file);
+}
+
+static void drop_an_extent(checkpoint_header_t *header, checkpoint_extent_t *table)
+{
+    (void)table;
+    header->extent_count--;
+}
+
+static void leave_the_tensor(checkpoint_header_t *header, checkpoint_extent_t *table)
+{
+    (void)header;
+    table[0].first++;
+}
+
+static void name_no_tensor(checkpoint_header_t *header, checkpoint_extent_t *table)
+{
+    (void)header;
+    table[1].tensor = TABLE;
+}
+
+static void name_no_kind(checkpoint_header_t *header, checkpoint_extent_t *table)
+{
+    (void)header;
+    table[1].kind = MPT_KIND_COUNT;
+}
+
+static void tables_that_do_not_fit_the_model_are_refused(void **state)
+{
+    scratch_t *s = *state;
+    static const struct {
+        void (*change)(checkpoint_header_t *header, checkpoint_extent_t *table);
+        const char *why;
+    } cases[] = {{drop_an_extent, "elements"},
+                 {leave_the_tensor, "outside"},
+                 {name_no_tensor, "outside"},
+                 {name_no_kind, "outside"}};
+    for (int i = 0; i < 4; i++) {
+        mpt_layout_t layout = build(3, "embed", 11);
+        arrays_t a = make_arrays(&layout);
+        const char *path = save_one(s, 1, i, 1);
+        char name[600];
+        snprintf(name, sizeof name, "%s/rank-00000.bin", path);
+        forge(name, cases[i].change);
+        scratch_forget(s);
+        assert_int_equal(try_load(path, &layout, &a, &s->log), MPT_ERR_CHECKPOINT);
+        if (strstr(s->said, cases[i].why) == NULL)
+            fail_msg("'%s' does not say '%s'", s->said, cases[i].why);
+        free_arrays(&a);
+        mpt_layout_release(&layout);
+    }
+}
+
 /* A meta that is whole but of a version to come. */
 static void a_newer_version_says_so(void **state)
 {
@@ -710,6 +776,7 @@ int main(void)
         TEST(files_that_changed_places_are_found),
         TEST(a_file_of_another_step_or_rank_count_is_found),
         TEST(another_models_checkpoint_is_refused),
+        TEST(tables_that_do_not_fit_the_model_are_refused),
         TEST(a_newer_version_says_so),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

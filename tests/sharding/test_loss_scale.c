@@ -228,6 +228,20 @@ static void above_the_floor_no_number_of_skips_is_stuck(void **state)
     assert_int_equal(run(&scale, &rule, 1, 1), MPT_SCALE_STUCK);
 }
 
+/* Hysteresis holds the scale up there: it can still fall, so the run is not stuck. */
+static void skips_that_hysteresis_forgives_are_not_stuck(void **state)
+{
+    (void)state;
+    mpt_loss_scale_rule_t rule = torch_rule();
+    mpt_loss_scale_t scale;
+    rule.hysteresis = 10;
+    rule.max_skips = 3;
+    mpt_loss_scale_init(&scale, &rule);
+    for (int i = 0; i < 9; i++)
+        assert_int_equal(run(&scale, &rule, 1, 1), MPT_SCALE_KEPT);
+    assert_int_equal(run(&scale, &rule, 1, 1), MPT_SCALE_SHRANK);
+}
+
 static void a_fixed_scale_keeps_and_only_counts_skips(void **state)
 {
     (void)state;
@@ -275,6 +289,7 @@ int main(void)
         cmocka_unit_test(an_overflow_under_hysteresis_still_restarts_the_count_to_growth),
         cmocka_unit_test(max_skips_at_the_floor_is_stuck),
         cmocka_unit_test(above_the_floor_no_number_of_skips_is_stuck),
+        cmocka_unit_test(skips_that_hysteresis_forgives_are_not_stuck),
         cmocka_unit_test(a_fixed_scale_keeps_and_only_counts_skips),
         cmocka_unit_test(a_copy_of_the_state_continues_it),
     };

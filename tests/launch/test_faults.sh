@@ -1,0 +1,147 @@
+#!/usr/bin/env bash
+# Bad input and bad luck: all ranks end together within seconds, one message says why, and the exit code is the right one
+# on every rank. $1: build folder, $2: sources.
+. "$(dirname "${BASH_SOURCE[0]}")/faults_lib.sh"
+prepare
+
+# The program, its own exit code kept in a file: mpirun reports one of all, and ends the others.
+cat >keep_code <<TXT
+#!/bin/bash
+"$mpt_ddp" "\$@"
+echo \$? >"$work/code.\$OMPI_COMM_WORLD_RANK"
+exit 0
+TXT
+chmod +x keep_code
+
+# all_end CODE SECONDS mpirun's words...: every rank ends with that code, in so many seconds.
+all_end() {
+    local want=$1 limit=$2 start=$SECONDS rank
+    shift 2
+    rm -f code.*
+    timeout 100 mpirun "$@" >out 2>err </dev/null || fail "mpirun"
+    [ $((SECONDS - start)) -le "$limit" ] || fail "took $((SECONDS - start)) s"
+    for rank in 0 1 2 3; do
+        [ "$(cat code.$rank)" = "$want" ] || fail "rank $rank: exit code $(cat code.$rank), not $want"
+    done
+}
+
+# refused CODE PATTERN words...: two ranks, one message
+refused() {
+    local code=$1 pattern=$2
+    shift 2
+    rm -rf run
+    run "$code" 2 test.cfg "$@"
+    says "$pattern"
+    [ ! -f run/metrics.jsonl ] || fail "a run that was refused left metrics"
+}
+
+echo "config mistakes: exit code 2, one line"
+refused 2 'train.stepz.*train.steps' --set train.stepz=5
+refused 2 'train.steps' --set train.steps=many
+refused 2 'global_batch' --set train.global_batch=18
+refused 2 'parallel.shard.*not built' --set parallel.shard=zero3
+run 2 2 nowhere.cfg
+says 'nowhere.cfg: No such file'
+printf 'data { train = train.bin }\nmodel {\n layerz = 2 }\n' >bad.cfg
+run 2 2 bad.cfg
+says 'bad.cfg:3: .*layerz.*layers'
+
+echo "unusable data: exit code 3, one line"
+cp train.bin short.bin && truncate -s -1001 short.bin
+cp text.txt foreign.bin
+refused 3 'nothing.bin' --set data.train=nothing.bin
+refused 3 'short.bin' --set data.train=short.bin
+refused 3 'foreign.bin' --set data.train=foreign.bin
+refused 3 'none.bin' --set data.val=none.bin
+
+echo "a folder that cannot be written: exit code 3"
+touch plain
+refused 3 'plain/log' --set log.dir=plain/log
+refused 3 'plain/run' --set checkpoint.dir=plain/run
+
+echo "one rank of four cannot open its data"
+mkdir here there
+ln -s "$work/train.bin" "$work/val.bin" "$work/test.cfg" here
+ln -s "$work/val.bin" "$work/test.cfg" there
+all_end 3 20 -np 2 -wdir here "$work/keep_code" test.cfg : -np 1 -wdir there "$work/keep_code" test.cfg : \
+    -np 1 -wdir here "$work/keep_code" test.cfg
+says 'rank 2: .*train.bin'
+
+echo "one rank of four finds a token beyond the vocabulary in the middle of the run"
+# Step 5 in file order with one sequence a micro-batch: rank 2's is sample 4 * 4 + 2.
+cp train.bin high.bin
+printf '\347\003' | dd of=high.bin bs=1 seek=$((1024 + 2 * (18 * 32 + 7))) conv=notrunc 2>/dev/null
+all_end 3 30 -np 4 ./keep_code test.cfg --set data.train=high.bin --set data.order=sequential \
+    --set train.global_batch=4 --set train.micro_batch=1
+says 'rank 2: .*high.bin.*999'
+[ "$(grep -c '"loss":' run/metrics.jsonl)" -eq 4 ] || fail "not 4 steps"
+
+echo "checkpoints: of another model, damaged, all damaged"
+rm -rf run
+run 0 2 test.cfg
+run 3 2 test.cfg --resume auto --set model.layers=3
+says 'step-00000020.*another model'
+printf 'x' | dd of=run/step-00000020/rank-00001.bin bs=1 seek=9000 conv=notrunc 2>/dev/null
+run 0 2 test.cfg --resume auto --set train.steps=22
+has err 'step-00000020/rank-00001.bin: offset [0-9]*: checksum mismatch'
+has err 'step-00000020 cannot be used; trying the checkpoint before it'
+has out 'resumed after step 15'
+rm -rf run/step-00000022
+for meta in run/step-*/meta; do printf 'x' | dd of="$meta" bs=1 seek=30 conv=notrunc 2>/dev/null; done
+run 3 2 test.cfg --resume auto
+has err 'checksum mismatch'
+
+echo "an overflow on one rank of four; and one at a scale that cannot fall: exit code 5"
+rm -rf run
+export MPT_INJECT=overflow:rank=2,step=3,micro=0,tensor=h.1.mlp.c_fc.weight,element=5
+all_end 0 30 -np 4 ./keep_code test.cfg --set precision.compute=fp16
+has out 'step 3 skipped: .*rank 2, h.1.mlp.c_fc.weight\[5\]'
+has run/metrics.jsonl '"step":3,"event":"skip".*"rank":2,"tensor":"h.1.mlp.c_fc.weight","element":5,"micro_step":0'
+has run/metrics.jsonl '"step":3,"event":"scale","from":65536,"to":32768'
+rm -rf run
+all_end 5 30 -np 4 ./keep_code test.cfg --set precision.max_skips=1
+says 'diverged.*rank 2, h.1.mlp.c_fc.weight\[5\]'
+unset MPT_INJECT
+
+# A full disk: a small tmpfs where that is allowed, else a limit on the size of files.
+full() {
+    if mountpoint -q small; then
+        dd if=/dev/zero of=small/filler bs=4096 >dd.out 2>&1
+    else
+        for pid in $(pgrep -P "$1"); do prlimit --fsize=600000: --pid "$pid"; done
+    fi
+    true
+}
+roomy() {
+    if mountpoint -q small; then
+        rm small/filler
+    else
+        for pid in $(pgrep -P "$1"); do prlimit --fsize=unlimited: --pid "$pid"; done
+    fi
+}
+saved() { # saved EVENT COUNT
+    [ "$(grep -c "\"event\":\"$1\"" log/metrics.jsonl)" -ge "$2" ]
+}
+
+echo "a full disk while saving: the run goes on, the old checkpoint is whole, later ones come when there is room"
+mkdir small
+mount -t tmpfs -o size=12m none small 2>/dev/null || echo "  (no tmpfs: by a limit on file sizes)"
+trap '' XFSZ
+mpirun -np 2 "$mpt_ddp" test.cfg --set model.dim=64 --set checkpoint.dir=small --set log.dir=log \
+    --set train.steps=100000 --set checkpoint.keep=2 --set train.val_every=0 >out 2>err </dev/null &
+pid=$!
+wait_for 60 has_lines log/metrics.jsonl 20
+wait_for 60 saved checkpoint 1
+full $pid
+failures=$(grep -c checkpoint_failed log/metrics.jsonl)
+wait_for 60 saved checkpoint_failed $((failures + 2))
+"$mpt_ddp" ckpt fsck small >fsck.out 2>&1 || fail "the old checkpoint is damaged: $(cat fsck.out)"
+roomy $pid
+wait_for 60 saved checkpoint $(($(grep -c '"event":"checkpoint"' log/metrics.jsonl) + 2))
+kill -USR1 $pid
+code=0
+wait $pid || code=$?
+[ "$code" -eq 75 ] || fail "exit code $code"
+has err 'cannot save small/step-.*; the run goes on with older checkpoints'
+"$mpt_ddp" ckpt fsck small >fsck.out 2>&1 || fail "the new checkpoint is damaged: $(cat fsck.out)"
+exit 0

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Runs that end early, by signals and by SIGKILL, and are gone on with: they end like one that never stopped, bit for bit.
+# $1: build folder, $2: sources.
+. "$(dirname "${BASH_SOURCE[0]}")/faults_lib.sh"
+prepare
+
+# FP16 with a scale that grows on the way, and falls where it has grown too far; checkpoints every 20 steps.
+long="--set train.steps=300 --set precision.compute=fp16 --set precision.growth_interval=15
+      --set checkpoint.every=20 --set train.val_every=50"
+
+# Start `ranks` ranks in the background and wait until so many metrics lines are there; leaves mpirun_pid.
+begin() { # begin RANKS FOLDER LINES words...
+    local ranks=$1 folder=$2 lines=$3
+    shift 3
+    mpirun -np "$ranks" "$mpt_ddp" test.cfg $long --set checkpoint.dir="$folder" --set log.dir="$folder" \
+        "$@" >out 2>err </dev/null &
+    mpirun_pid=$!
+    wait_for 60 has_lines "$folder/metrics.jsonl" "$lines"
+}
+
+finish() { # finish RANKS FOLDER words...: resume to the end, and compare
+    local ranks=$1 folder=$2
+    shift 2
+    run 0 "$ranks" test.cfg $long --set checkpoint.dir="$folder" --set log.dir="$folder" --resume auto "$@"
+    same_digest whole "$folder"
+    same_checkpoint whole "$folder"
+}
+
+echo "the run that never stops"
+run 0 2 test.cfg $long --set checkpoint.dir=whole --set log.dir=whole
+grep -q '"event":"scale"' whole/metrics.jsonl || fail "the scale never moved: the test shows little"
+grep -q '"event":"skip"' whole/metrics.jsonl || fail "nothing was skipped: the test shows little"
+
+echo "killed twice with all its ranks, and resumed from its last checkpoint"
+begin 2 killed 60
+kill -9 $(pgrep -P $mpirun_pid) $mpirun_pid
+wait $mpirun_pid 2>/dev/null
+begin 2 killed 130 --resume auto --set checkpoint.async=false
+kill -9 $(pgrep -P $mpirun_pid) $mpirun_pid
+wait $mpirun_pid 2>/dev/null
+finish 2 killed
+has out 'resumed after step'
+[ -s killed/metrics.jsonl.lost-1 ] || fail "the lines after the checkpoint were not set aside"
+[ "$(grep -c '"loss":' killed/metrics.jsonl)" -eq 300 ] || fail "not 300 lines"
+
+echo "stopped by signals: exit code 75, a checkpoint of that step, and on"
+begin 2 signalled 60
+kill -USR1 $mpirun_pid
+code=0
+wait $mpirun_pid || code=$?
+[ "$code" -eq 75 ] || fail "SIGUSR1 to mpirun: exit code $code"
+has out 'stopped on request'
+last=$(grep '"loss":' signalled/metrics.jsonl | tail -n 1 | grep -o '"step":[0-9]*' | cut -d: -f2)
+[ -f "$(printf 'signalled/step-%08d/meta' "$last")" ] || fail "no checkpoint of step $last"
+begin 2 signalled $(($(wc -l <signalled/metrics.jsonl) + 30)) --resume auto
+kill -TERM "$(pgrep -P $mpirun_pid | tail -n 1)" # one rank alone: the others stop with it
+code=0
+wait $mpirun_pid || code=$?
+[ "$code" -eq 75 ] || fail "SIGTERM to a rank: exit code $code"
+finish 2 signalled
+
+echo "one process without mpirun stops by SIGTERM as well"
+"$mpt_ddp" test.cfg $long --set checkpoint.dir=single --set log.dir=single >out 2>err </dev/null &
+pid=$!
+wait_for 60 has_lines single/metrics.jsonl 20
+kill -TERM $pid
+code=0
+wait $pid || code=$?
+[ "$code" -eq 75 ] || fail "exit code $code"
+ls single/step-*/meta >/dev/null || fail "no checkpoint"
+
+echo "a finished run says so; a fresh start over checkpoints is refused"
+cp whole/metrics.jsonl before.jsonl
+run 0 2 test.cfg $long --set checkpoint.dir=whole --set log.dir=whole --resume auto
+has out 'finished already at step 300'
+run 2 2 test.cfg $long --set checkpoint.dir=whole --set log.dir=whole
+says 'rank 0: checkpoint.dir whole holds checkpoints'
+cmp -s before.jsonl whole/metrics.jsonl || fail "the metrics were touched"
+
+echo "auto without a checkpoint starts afresh"
+run 0 2 test.cfg --set checkpoint.dir=new --set log.dir=new --resume auto
+[ "$(grep -c '"loss":' new/metrics.jsonl)" -eq 20 ] || fail "not 20 lines"
+exit 0
