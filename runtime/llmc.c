@@ -209,6 +209,11 @@ mpt_status_t mpt_llmc_write(const char *path, const mpt_gpt2_shape_t *shape, con
                             const mpt_log_t *log, int version, const float *master)
 {
     char aside[4096];
+    if (version != LLMC_FP32 && version != LLMC_BF16) {
+        mpt_log_error(log, "cannot write %s: version %d; llm.c's are %d (fp32) and %d (bf16)", path, version,
+                      LLMC_FP32, LLMC_BF16);
+        return MPT_ERR_INVALID_ARG;
+    }
     snprintf(aside, sizeof aside, "%s.partial", path);
     FILE *file = fopen(aside, "wb");
     int failed = file == NULL || write_all(file, shape, layout, version, master) != 0;

@@ -15,7 +15,8 @@ mpt_status_t mpt_llmc_shape(const char *path, const mpt_log_t *log, mpt_gpt2_sha
 /** Read all parameters into masters, a flat array over `layout`; the file's shape must be `shape`. @return MPT_OK; MPT_ERR_CHECKPOINT (logged). */
 mpt_status_t mpt_llmc_read(const char *path, const mpt_gpt2_shape_t *shape, const mpt_layout_t *layout,
                            const mpt_log_t *log, float *master);
-/** Write, aside and renamed; version 3 or 5 (rounded to nearest even). @return MPT_OK; MPT_ERR_IO (logged). */
+/** Write, aside and renamed; version 3 or 5 (rounded to nearest even). @return MPT_OK; MPT_ERR_IO (logged);
+ *  MPT_ERR_INVALID_ARG: another version (logged). */
 mpt_status_t mpt_llmc_write(const char *path, const mpt_gpt2_shape_t *shape, const mpt_layout_t *layout,
                             const mpt_log_t *log, int version, const float *master);
 

@@ -100,24 +100,6 @@ static mpt_status_t fill_params(mpt_memory_params_t *params, const mpt_config_t 
     return mpt_session_isa(env, &local->log, &params->isa);
 }
 
-static char *read_text(const mpt_config_source_t *source, const mpt_log_t *log)
-{
-    if (source->text != NULL)
-        return strdup(source->text);
-    FILE *file = source->path != NULL ? fopen(source->path, "rb") : NULL;
-    char *text = calloc(1, ((size_t)1 << 20) + 1);
-    if (file == NULL || text == NULL) {
-        mpt_log_error(log, "cannot read config %s", source->path != NULL ? source->path : "(none)");
-        if (file != NULL)
-            fclose(file);
-        free(text);
-        return NULL;
-    }
-    text[fread(text, 1, (size_t)1 << 20, file)] = '\0';
-    fclose(file);
-    return text;
-}
-
 mpt_status_t mpt_plan(const mpt_config_source_t *source, int ranks, mpt_plan_t *plan_p,
                       void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx)
 {
@@ -125,7 +107,7 @@ mpt_status_t mpt_plan(const mpt_config_source_t *source, int ranks, mpt_plan_t *
     mpt_config_t config;
     mpt_plan_t plan = {0};
     open_log(&local, log, log_ctx);
-    char *text = read_text(source, &local.log);
+    char *text = mpt_session_source_text(source, &local.log);
     if (text == NULL || ranks < 1) {
         free(text);
         return MPT_ERR_CONFIG;

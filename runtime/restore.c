@@ -102,8 +102,9 @@ static mpt_status_t read_progress(mpt_session_t *s, const mpt_checkpoint_meta_t 
 /* Say what a resumed run cannot continue exactly, because the config has changed. */
 static void warn_changes(const mpt_session_t *s, const mpt_checkpoint_meta_t *meta)
 {
-    int found = 1;
-    uint64_t seed = (uint64_t)get_integer(meta, "seed", &found);
+    char text[32] = "";
+    int found = mpt_checkpoint_get(meta->text, "seed", text, sizeof text);
+    uint64_t seed = strtoull(text, NULL, 10);
     int64_t batch = get_integer(meta, "global_batch", &found);
     int64_t sequence = get_integer(meta, "sequence", &found);
     if (s->boot->rank == 0 && found &&

@@ -1,46 +1,19 @@
 /*
  * Opening a session, stage by stage; every rank votes after each, so that a failure on one ends all.
  */
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "session.h"
 
-#define CONFIG_MAX_BYTES ((size_t)1 << 20)
-
 /* ---- stage 1: the config ------------------------------------------------------------------------------- */
-
-static char *read_file(const char *path, const mpt_log_t *log)
-{
-    FILE *file = fopen(path, "rb");
-    char *text = malloc(CONFIG_MAX_BYTES + 1);
-    size_t n = 0;
-    if (file != NULL && text != NULL)
-        n = fread(text, 1, CONFIG_MAX_BYTES + 1, file);
-    int failed = file == NULL || text == NULL || ferror(file) || n > CONFIG_MAX_BYTES;
-    if (failed)
-        mpt_log_error(log, "cannot read config %s: %s", path,
-                      n > CONFIG_MAX_BYTES ? "larger than 1 MiB" : strerror(errno));
-    if (file != NULL)
-        fclose(file);
-    if (failed) {
-        free(text);
-        return NULL;
-    }
-    text[n] = '\0';
-    return text;
-}
 
 /* Rank 0's text, to be freed; NULL elsewhere, or where it cannot be read. */
 static char *own_text(mpt_session_t *s, const mpt_config_source_t *source)
 {
     if (s->boot->rank != 0)
         return NULL;
-    if (source->text == NULL)
-        return source->path != NULL ? read_file(source->path, &s->log) : NULL;
-    return strdup(source->text);
+    return mpt_session_source_text(source, &s->log);
 }
 
 /* Rank 0's bytes to every rank, through an exchange that is fixed in size. */

@@ -48,7 +48,7 @@ typedef enum mpt_save_progress {
     MPT_SAVE_FAILED = 3
 } mpt_save_progress_t;
 
-/** Create the saver; makes the folder. @return MPT_OK; MPT_ERR_IO (logged); MPT_ERR_NO_MEMORY. */
+/** Create the saver; makes the folder, and rank 0 removes what crashed saves left. Every rank creates before any begins a save. @return MPT_OK; MPT_ERR_IO (logged); MPT_ERR_NO_MEMORY. */
 mpt_status_t mpt_checkpoint_create(const mpt_checkpoint_params_t *params, mpt_checkpoint_t **saver_p);
 /** Wait for a write in flight and free; an uncommitted save is left as .partial. NULL is allowed. */
 void mpt_checkpoint_destroy(mpt_checkpoint_t *saver);

@@ -1,5 +1,6 @@
 #include "checkpoint.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -28,6 +29,24 @@ struct mpt_checkpoint {
     const float **sources;      /* where each table row's payload is, one per row */
 };
 
+/* Folders of saves that a crash cut off. */
+static void remove_stale(const char *dir)
+{
+    char path[MPT_CHECKPOINT_PATH_MAX];
+    struct dirent *entry;
+    DIR *folder = opendir(dir);
+    while (folder != NULL && (entry = readdir(folder)) != NULL) {
+        size_t n = strlen(entry->d_name);
+        if (strncmp(entry->d_name, "step-", 5) != 0 || n < 8 ||
+            strcmp(entry->d_name + n - 8, ".partial") != 0)
+            continue;
+        snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
+        mpt_file_remove_dir(path);
+    }
+    if (folder != NULL)
+        closedir(folder);
+}
+
 mpt_status_t mpt_checkpoint_create(const mpt_checkpoint_params_t *params, mpt_checkpoint_t **saver_p)
 {
     size_t tensors = (size_t)params->layout->tensor_count;
@@ -50,6 +69,8 @@ mpt_status_t mpt_checkpoint_create(const mpt_checkpoint_params_t *params, mpt_ch
         return MPT_ERR_NO_MEMORY;
     }
     saver->extent_count = mpt_layout_extents(params->layout, params->rank, saver->extents);
+    if (params->rank == 0)
+        remove_stale(saver->dir);
     *saver_p = saver;
     return MPT_OK;
 }

@@ -5,6 +5,7 @@
 #define SCRATCH_H
 
 #include <ftw.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,16 +17,19 @@ typedef struct scratch {
     char folder[64];
     char said[8192]; /* every line since the last scratch_forget */
     int lines;
+    pthread_mutex_t lock; /* lines come from any thread */
     mpt_log_t log;
 } scratch_t;
 
 static inline void scratch_hear(void *ctx, mpt_log_level_t level, const char *line)
 {
     scratch_t *scratch = ctx;
-    size_t used = strlen(scratch->said);
     (void)level;
+    pthread_mutex_lock(&scratch->lock);
+    size_t used = strlen(scratch->said);
     snprintf(scratch->said + used, sizeof scratch->said - used, "%s\n", line);
     scratch->lines++;
+    pthread_mutex_unlock(&scratch->lock);
 }
 
 static inline void scratch_forget(scratch_t *scratch)
@@ -39,6 +43,7 @@ static inline int scratch_set_up(void **state)
     scratch_t *scratch = calloc(1, sizeof *scratch);
     if (scratch == NULL)
         return -1;
+    pthread_mutex_init(&scratch->lock, NULL);
     strcpy(scratch->folder, "/tmp/mpt_test.XXXXXX");
     scratch->log =
         (mpt_log_t){.level = MPT_LOG_DEBUG, .rank = -1, .sink = scratch_hear, .ctx = scratch};
@@ -58,6 +63,7 @@ static inline int scratch_remove_one(const char *path, const struct stat *info, 
 static inline int scratch_tear_down(void **state)
 {
     scratch_t *scratch = *state;
+    pthread_mutex_destroy(&scratch->lock);
     int result = nftw(scratch->folder, scratch_remove_one, 8, FTW_DEPTH | FTW_PHYS);
     free(scratch);
     return result;

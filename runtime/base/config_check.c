@@ -142,12 +142,26 @@ void mpt_config_defaults(mpt_config_t *config_p)
     resolve(config_p);
 }
 
+/* The consensus record counts a rank's tokens of a step in 32 bits and its micro-steps in 16. */
+static mpt_status_t check_record(const mpt_config_t *config, int ranks, const mpt_log_t *log)
+{
+    int64_t sequences = config->train.global_batch / ranks;
+    if (sequences / config->train.micro_batch <= UINT16_MAX &&
+        sequences <= UINT32_MAX / config->data.sequence)
+        return MPT_OK;
+    mpt_log_error(log,
+                  "train.global_batch = %lld: a step of one rank may have at most %d micro-steps and"
+                  " %u tokens; use a smaller batch or more ranks",
+                  (long long)config->train.global_batch, UINT16_MAX, UINT32_MAX);
+    return MPT_ERR_CONFIG;
+}
+
 mpt_status_t mpt_config_check_ranks(const mpt_config_t *config, int ranks, const mpt_log_t *log)
 {
     int64_t batch = config->train.global_batch;
     int64_t unit = config->train.micro_batch * ranks;
     if (batch % unit == 0)
-        return MPT_OK;
+        return check_record(config, ranks, log);
     int64_t below = batch / unit * unit;
     char lower[32] = "";
     if (below > 0)

@@ -117,7 +117,7 @@ void mpt_gpt2_release(mpt_gpt2_t *model);
 
 /** Forward through ln_f. tokens: [batch,seq] device. Enqueued. */
 mpt_status_t mpt_gpt2_forward(mpt_gpt2_t *model, const uint32_t *tokens);
-/** Head and loss: *loss_sum (device) is set to the sum over rows. With `seed` non-zero also the gradients of the head: dres becomes d(ln_f output), wte's += . */
+/** Head and loss: *loss_sum (device) is set to the sum over rows. With `with_gradient` also the gradients, scaled by `seed`, of the head: dres becomes d(ln_f output), wte's += . */
 mpt_status_t mpt_gpt2_loss(mpt_gpt2_t *model, const uint32_t *targets, float seed, int with_gradient);
 /** Backward from mpt_gpt2_loss's dres; gradients +=. `ready` may be NULL. */
 mpt_status_t mpt_gpt2_backward(mpt_gpt2_t *model, const uint32_t *tokens, mpt_gpt2_ready_t ready, void *ctx);

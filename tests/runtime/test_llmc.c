@@ -321,6 +321,22 @@ static void a_write_that_fails_leaves_the_old_file_and_nothing_else(void **state
     mpt_layout_release(&layout);
 }
 
+static void only_versions_3_and_5_are_written(void **state)
+{
+    scratch_t *s = *state;
+    mpt_layout_t layout = build(&shape, 1);
+    float *master = zeros(&layout);
+    static const int versions[] = {0, 1, 2, 4, 6};
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(
+            mpt_llmc_write(scratch_path(s, "m"), &shape, &layout, &s->log, versions[i], master),
+            MPT_ERR_INVALID_ARG);
+    assert_false(scratch_exists(scratch_path(s, "m")));
+    assert_int_equal(s->lines, 5);
+    free(master);
+    mpt_layout_release(&layout);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_set_up, scratch_tear_down)
 
 int main(void)
@@ -334,6 +350,7 @@ int main(void)
         TEST(another_models_file_is_refused),
         TEST(files_of_another_length_are_refused),
         TEST(a_missing_file_is_named),
+        TEST(only_versions_3_and_5_are_written),
         TEST(a_write_that_fails_leaves_the_old_file_and_nothing_else),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

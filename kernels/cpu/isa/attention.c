@@ -1,5 +1,4 @@
 #include "attention.h"
-#include <stdlib.h>
 
 static int64_t round_up(int64_t x, int64_t unit)
 {
@@ -21,18 +20,14 @@ attention_shape_t attention_shape_init(mpt_dtype_t compute, int64_t batch, int64
                                .queries = 64,
                                .keys = 64,
                                .columns = 64};
-    (void)backward;
+    (void)backward; /* only tiles differ */
 #ifdef MPT_LEVEL_AMX
     if (compute != MPT_F32) {
         shape.tiles = 1;
         shape.planes = compute == MPT_F16 ? 2 : 1;
         shape.width = shape.depth = round_up(head_dim, 32);
-        shape.queries = backward ? 128 : 64;
-        shape.keys = backward ? 128 : 64;
+        shape.queries = shape.keys = backward ? 96 : 32;
         shape.columns = 32;
-        if (getenv("BC")) shape.columns = atoi(getenv("BC"));
-        if (getenv(backward?"BQ":"FQ")) shape.queries = atoi(getenv(backward?"BQ":"FQ"));
-        if (getenv(backward?"BK":"FK")) shape.keys = atoi(getenv(backward?"BK":"FK"));
     }
 #endif
     return shape;
@@ -67,14 +62,43 @@ attention_operand_t attention_operand_init(const attention_shape_t *shape, atten
     return (attention_operand_t){.data = data, .outer = 4, .inner = rows * 4};
 }
 
+/*
+ * Each cut starts an odd number of lines after the last: buffers whose sizes are powers of two would
+ * else lie at the same places of their pages, and a load that follows a store to the same place of
+ * another page waits for it.
+ */
 void *attention_scratch_cut(char *base, size_t *used, size_t bytes)
 {
     void *cut = base ? base + *used : NULL;
-    *used += (bytes + 63) / 64 * 64 + 576;
+    *used += (bytes + 63) / 64 * 64 + 9 * 64;
     return cut;
 }
 
-/* Which query a zipped column holds: within 32, tiles 0 and 1 take alternate groups of four. */
+int attention_scratch_fits(const mpt_kernels_t *k, size_t bytes, const char *op)
+{
+    const size_t needed = (size_t)attention_threads(k) * bytes;
+    if (needed <= k->scratch_bytes)
+        return 1;
+    mpt_log_error(k->log, "%s: needs %zu bytes of scratch, has %zu", op, needed, k->scratch_bytes);
+    return 0;
+}
+
+int64_t attention_threads(const mpt_kernels_t *k)
+{
+    return k->device->pool ? mpt_pool_threads(k->device->pool) : 1;
+}
+
+void attention_run(mpt_kernels_t *k, mpt_task_t task, void *ctx, int64_t tasks)
+{
+    if (k->device->pool) {
+        mpt_pool_run(k->device->pool, task, ctx, (int)tasks);
+        return;
+    }
+    for (int i = 0; i < (int)tasks; i++)
+        task(ctx, i, 0);
+}
+
+/* Which query a zipped column holds: of each 32, two tiles take alternate groups of four. */
 static int64_t zipped_row(int64_t column)
 {
     const int64_t tile = column / 16 % 2, place = column % 16;

@@ -1,5 +1,4 @@
 #include "attention.h"
-#include "pool.h"
 
 typedef struct backward_job {
     attention_shape_t shape;
@@ -29,16 +28,6 @@ typedef struct backward_task {
     char *dscores_right;                       /* dS of a block: [keys,queries] */
     float *running;                            /* [head_dim] */
 } backward_task_t;
-
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t larger(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
 
 static int64_t query_blocks(const attention_shape_t *shape)
 {
@@ -111,7 +100,7 @@ static void prepare_rows(const backward_task_t *t)
     for (int64_t r = t->first_query; r < t->last_query; r++) {
         vec_t sum = vec_set(0);
         for (int64_t d = 0; d < shape->head_dim && r < shape->seq; d += VEC_LANES) {
-            const int lanes = (int)smaller(VEC_LANES, shape->head_dim - d);
+            const int lanes = (int)attention_smaller(VEC_LANES, shape->head_dim - d);
             const char *out = t->out.base + r * t->out.stride;
             const char *dout = t->dout.base + r * t->dout.stride;
             sum = vec_fma(vec_load(out, shape->compute, d, lanes),
@@ -128,7 +117,7 @@ static int pack_queries(const backward_task_t *t)
     const attention_shape_t *shape = t->shape;
     int bad = 0;
     for (int64_t q = t->first_query; q < t->last_query; q += shape->queries) {
-        const int64_t rows = smaller(shape->queries, t->last_query - q);
+        const int64_t rows = attention_smaller(shape->queries, t->last_query - q);
         attention_engine(shape, pack)(shape, ATTENTION_RIGHT_WIDE, t->q, q, rows,
                                       query_block(t, ATTENTION_RIGHT_WIDE, t->q_wide, q));
         attention_engine(shape, pack)(shape, ATTENTION_RIGHT_WIDE, t->dout, q, rows,
@@ -155,7 +144,7 @@ typedef struct backward_keys {
 static int pack_keys(const backward_task_t *t, int64_t key, backward_keys_t *keys)
 {
     const attention_shape_t *shape = t->shape;
-    const int64_t rows = smaller(shape->keys, t->last_key - key);
+    const int64_t rows = attention_smaller(shape->keys, t->last_key - key);
     *keys = (backward_keys_t){
         .k_wide = attention_operand_init(shape, ATTENTION_LEFT_WIDE, shape->keys, t->k_wide),
         .v_wide = attention_operand_init(shape, ATTENTION_LEFT_WIDE, shape->keys, t->v_wide),
@@ -192,7 +181,7 @@ static backward_strip_t strip_init(const backward_task_t *t, const backward_keys
     backward_strip_t strip = {
         .row = row,
         .query = query,
-        .skip = larger(0, keys->first + row - query),
+        .skip = attention_larger(0, keys->first + row - query),
         .columns = columns,
         .probs = left,
         .dscores = left,
@@ -255,7 +244,7 @@ static void block_products(const backward_task_t *t, const backward_keys_t *keys
     const int whole = keys->first + keys->rows <= query + ATTENTION_STEP;
     const int64_t step = whole ? columns : ATTENTION_STEP;
     for (int64_t q = 0; q < columns; q += step) {
-        const int64_t seen = smaller(keys->rows, query + q + ATTENTION_STEP - keys->first);
+        const int64_t seen = attention_smaller(keys->rows, query + q + ATTENTION_STEP - keys->first);
         if (seen > 0)
             attention_engine(shape, product)(shape, dq_block(t, query) + q, shape->queries,
                                              shape->width, step, keys->k_rows,
@@ -267,12 +256,12 @@ static void block_products(const backward_task_t *t, const backward_keys_t *keys
 static void pass_block(const backward_task_t *t, const backward_keys_t *keys, int64_t query)
 {
     const attention_shape_t *shape = t->shape;
-    const int64_t columns = smaller(shape->queries, t->last_query - query);
-    const int64_t rows = smaller(keys->rows, query + columns - keys->first);
+    const int64_t columns = attention_smaller(shape->queries, t->last_query - query);
+    const int64_t rows = attention_smaller(keys->rows, query + columns - keys->first);
     for (int64_t row = 0; row < rows; row += ATTENTION_STEP) {
         const backward_strip_t strip = strip_init(t, keys, row, query, columns);
         for (int64_t q = strip.skip; q < columns; q += shape->columns)
-            strip_gradients(t, keys, &strip, q, smaller(shape->columns, columns - q));
+            strip_gradients(t, keys, &strip, q, attention_smaller(shape->columns, columns - q));
         if (t->want_keys)
             strip_products(t, &strip);
     }
@@ -287,7 +276,7 @@ static void store_rows(const backward_task_t *t, const float *from, char *to, in
     const attention_shape_t *shape = t->shape;
     for (int64_t r = 0; r < rows && first + r < shape->seq; r++)
         for (int64_t d = 0; d < shape->head_dim; d += VEC_LANES) {
-            const int lanes = (int)smaller(VEC_LANES, shape->head_dim - d);
+            const int lanes = (int)attention_smaller(VEC_LANES, shape->head_dim - d);
             vec_store(to + (first + r) * t->stride, shape->compute, d, lanes,
                       vec_load_f32(from + r * shape->width + d, VEC_LANES));
         }
@@ -301,7 +290,7 @@ static int backward_keys(const backward_task_t *t, int64_t key)
     const int bad = pack_keys(t, key, &keys);
     memset(t->dk_sums, 0, sums);
     memset(t->dv_sums, 0, sums);
-    const int64_t first = larger(t->first_query, key / shape->queries * shape->queries);
+    const int64_t first = attention_larger(t->first_query, key / shape->queries * shape->queries);
     for (int64_t query = first; query < t->last_query; query += shape->queries)
         pass_block(t, &keys, query);
     if (t->want_keys) {
@@ -317,7 +306,7 @@ static void store_queries(const backward_task_t *t)
 {
     const attention_shape_t *shape = t->shape;
     for (int64_t q = t->first_query; q < t->last_query; q += shape->queries) {
-        const int64_t rows = smaller(smaller(shape->queries, t->last_query - q), shape->seq - q);
+        const int64_t rows = attention_smaller(attention_smaller(shape->queries, t->last_query - q), shape->seq - q);
         attention_store_transposed(shape, dq_block(t, q), shape->queries, NULL, shape->tiles,
                                    t->dq + q * t->stride, t->stride, rows);
     }
@@ -326,8 +315,8 @@ static void store_queries(const backward_task_t *t)
 static void restore_nonfinite(const backward_task_t *t, int bad_queries, int bad_keys)
 {
     const attention_shape_t *shape = t->shape;
-    const int64_t last_key = smaller(t->last_key, shape->seq);
-    const int64_t last_query = smaller(t->last_query, shape->seq);
+    const int64_t last_key = attention_smaller(t->last_key, shape->seq);
+    const int64_t last_query = attention_smaller(t->last_query, shape->seq);
     if (t->want_keys && bad_queries) {
         attention_nonfinite_up(shape, t->dout, 1, t->dv, t->stride, t->first_key, last_key,
                                t->running);
@@ -385,17 +374,17 @@ static backward_task_t start_task(const backward_job_t *job, int64_t head, int w
 }
 
 /*
- * chunks > 1: a head is cut into 2 * chunks tasks. The first `chunks` of them take some keys each against all
- * queries that see them, for dK and dV; the others some queries each against all keys they see, for dQ. That
- * computes S and dP twice, but every sum in the same order as one task does.
+ * chunks > 1: a head is cut into 2 * chunks tasks. The first `chunks` of them take some keys each
+ * against all queries that see them, for dK and dV; the others some queries each against all keys
+ * that they see, for dQ. S and dP are computed twice, but every sum in the order of the whole task.
  */
 static void narrow_task(const backward_job_t *job, int64_t part, backward_task_t *t)
 {
     const attention_shape_t *shape = &job->shape;
-    const int64_t unit = larger(shape->keys, shape->queries);
+    const int64_t unit = attention_larger(shape->keys, shape->queries);
     const int64_t units = (shape->rows + unit - 1) / unit, chunk = part % job->chunks;
     const int64_t first = units * chunk / job->chunks * unit;
-    const int64_t last = smaller(shape->rows, units * (chunk + 1) / job->chunks * unit);
+    const int64_t last = attention_smaller(shape->rows, units * (chunk + 1) / job->chunks * unit);
     t->want_keys = part < job->chunks;
     t->want_queries = !t->want_keys;
     if (t->want_keys) {
@@ -423,15 +412,16 @@ static void run_task(void *ctx, int index, int worker)
 #endif
 }
 
-/* Cut heads only where whole ones would leave threads idle for more than the second S and dP cost (7 products for 5). */
+/* Cut heads where whole ones would leave threads idle for longer than S and dP take a second time:
+ * 7 products in place of 5. */
 static int64_t choose_chunks(const attention_shape_t *shape, int64_t threads)
 {
     const int64_t heads = shape->batch * shape->heads;
     const int64_t rounds = (heads + threads - 1) / threads;
-    const int64_t unit = larger(shape->keys, shape->queries);
+    const int64_t unit = attention_larger(shape->keys, shape->queries);
     if (7 * heads >= 5 * rounds * threads)
         return 1;
-    return smaller((shape->rows + unit - 1) / unit, (2 * threads + heads - 1) / heads);
+    return attention_smaller((shape->rows + unit - 1) / unit, (2 * threads + heads - 1) / heads);
 }
 
 mpt_status_t cpu_attention_backward(mpt_kernels_t *k, const mpt_attention_backward_t *a,
@@ -443,8 +433,10 @@ mpt_status_t cpu_attention_backward(mpt_kernels_t *k, const mpt_attention_backwa
         .args = a,
         .scratch = k->scratch};
     job.scratch_stride = attention_backward_scratch(&job.shape);
-    job.chunks = choose_chunks(&job.shape, mpt_pool_threads(k->device->pool));
+    if (!attention_scratch_fits(k, job.scratch_stride, "attention_backward"))
+        return MPT_ERR_INVALID_ARG;
+    job.chunks = choose_chunks(&job.shape, attention_threads(k));
     const int64_t parts = job.chunks > 1 ? 2 * job.chunks : 1;
-    mpt_pool_run(k->device->pool, run_task, &job, (int)(a->batch * a->heads * parts));
+    attention_run(k, run_task, &job, a->batch * a->heads * parts);
     return MPT_OK;
 }

@@ -1,6 +1,5 @@
 #include <float.h>
 #include "attention.h"
-#include "pool.h"
 
 typedef struct forward_job {
     attention_shape_t shape;
@@ -10,8 +9,8 @@ typedef struct forward_job {
     int64_t chunks; /* tasks a head is cut into: query blocks chunk, chunk + chunks, ... */
 } forward_job_t;
 
-/* How far, in powers of two, scores may rise over the base of their exponents before it follows: rescaling
- * sums is rare so, and 2^8 leaves FP16 room. */
+/* How far, in powers of two, scores may rise over the base of their exponents before it follows.
+ * Sums are rarely rescaled so, and 2^8 leaves FP16 room. */
 #define RISE 8
 
 /* One task: a head, and this thread's scratch. */
@@ -66,18 +65,13 @@ static attention_operand_t key_block(const forward_task_t *t, attention_form_t f
     return attention_operand_init(shape, form, shape->keys, packed);
 }
 
-static int64_t smaller(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Pack keys and values 0 .. last-1. Returns 1 where a value is not finite. */
 static int pack_keys(const forward_task_t *t, int64_t last)
 {
     const attention_shape_t *shape = t->shape;
     int bad = 0;
     for (int64_t key = 0; key < last; key += shape->keys) {
-        const int64_t rows = smaller(shape->keys, last - key);
+        const int64_t rows = attention_smaller(shape->keys, last - key);
         attention_engine(shape, pack)(shape, ATTENTION_LEFT_WIDE, t->k, key, rows,
                                       key_block(t, ATTENTION_LEFT_WIDE, t->keys, key));
         bad |= attention_engine(shape, pack)(shape, ATTENTION_LEFT_ROWS, t->v, key, rows,
@@ -113,8 +107,8 @@ static vec_t column_peak(const float *scores, int64_t keys, int64_t ld)
 
 /*
  * Raise the bases of columns whose scores have risen far over them, or that have none yet, and bring
- * their running sums to the new base: factor = 2^(old base - new base). A column decides on its own scores alone. Returns 1 where some
- * factor is not 1.
+ * their sums to the new base: factor = 2^(old base - new base). Each column decides by its own scores,
+ * so that no query's bits depend on another's. Returns 1 where some factor is not 1.
  */
 static int raise_bases(const forward_task_t *t, int64_t keys, int64_t columns)
 {
@@ -145,7 +139,7 @@ static void add_keys(const forward_task_t *t, attention_operand_t queries, int64
                      int64_t columns, int64_t key)
 {
     const attention_shape_t *shape = t->shape;
-    const int64_t keys = smaller(shape->keys, query + columns - key);
+    const int64_t keys = attention_smaller(shape->keys, query + columns - key);
     const attention_operand_t probs =
         attention_operand_over_rows(shape, shape->keys, columns, t->probs);
     attention_engine(shape, product)(shape, t->scores, columns, keys, columns,
@@ -163,7 +157,7 @@ static void add_keys(const forward_task_t *t, attention_operand_t queries, int64
 
 static void store_block(const forward_task_t *t, int64_t query, int64_t columns)
 {
-    const int64_t rows = smaller(columns, t->shape->seq - query);
+    const int64_t rows = attention_smaller(columns, t->shape->seq - query);
     for (int64_t q = 0; q < columns; q += VEC_LANES) {
         const vec_t sum = vec_load_f32(t->sum + q, VEC_LANES);
         const vec_t log_sum = vec_load_f32(t->base + q, VEC_LANES) + attention_log2(sum);
@@ -178,7 +172,7 @@ static void store_block(const forward_task_t *t, int64_t query, int64_t columns)
 static void forward_block(const forward_task_t *t, int64_t query)
 {
     const attention_shape_t *shape = t->shape;
-    const int64_t columns = smaller(shape->queries, shape->rows - query);
+    const int64_t columns = attention_smaller(shape->queries, shape->rows - query);
     const attention_operand_t queries =
         attention_operand_init(shape, ATTENTION_RIGHT_WIDE, columns, t->queries);
     attention_engine(shape, pack)(shape, ATTENTION_RIGHT_WIDE, t->q, query, columns, queries);
@@ -223,13 +217,13 @@ static void run_task(void *ctx, int index, int worker)
 #ifdef MPT_LEVEL_AMX
     attention_tiles_begin();
 #endif
-    const int bad = pack_keys(&t, smaller(shape->rows, (last + 1) * shape->queries));
+    const int bad = pack_keys(&t, attention_smaller(shape->rows, (last + 1) * shape->queries));
     for (int64_t block = last; block >= 0; block -= job->chunks) {
         const int64_t query = block * shape->queries;
         forward_block(&t, query);
         if (bad)
             attention_nonfinite_down(shape, t.v, 1, t.out, t.out_stride, query,
-                                     smaller(shape->seq, query + shape->queries), t.running);
+                                     attention_smaller(shape->seq, query + shape->queries), t.running);
     }
 #ifdef MPT_LEVEL_AMX
     attention_tiles_end();
@@ -244,11 +238,13 @@ mpt_status_t cpu_attention_forward(mpt_kernels_t *k, const mpt_attention_forward
         .shape = attention_shape_init(a->compute, a->batch, a->seq, a->heads, a->head_dim, 0),
         .args = a,
         .scratch = k->scratch};
-    const int64_t heads = a->batch * a->heads, threads = mpt_pool_threads(k->device->pool);
+    const int64_t heads = a->batch * a->heads, threads = attention_threads(k);
     const int64_t blocks = (job.shape.rows + job.shape.queries - 1) / job.shape.queries;
     job.scratch_stride = attention_forward_scratch(&job.shape);
-    /* Every block is computed the same way in any task: the cut may follow the threads. */
-    job.chunks = smaller(blocks, (4 * threads + heads - 1) / heads);
-    mpt_pool_run(k->device->pool, run_task, &job, (int)(heads * job.chunks));
+    if (!attention_scratch_fits(k, job.scratch_stride, "attention_forward"))
+        return MPT_ERR_INVALID_ARG;
+    /* Each chunk packs the head's keys again. A block's bits do not depend on the cut. */
+    job.chunks = heads >= 2 * threads ? 1 : attention_smaller(blocks, 4 * threads / heads + 1);
+    attention_run(k, run_task, &job, heads * job.chunks);
     return MPT_OK;
 }

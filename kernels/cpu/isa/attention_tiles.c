@@ -79,51 +79,20 @@ VEC_INLINE void product_block(float *c, int64_t ld, attention_operand_t left,
     _tile_stored(3, c + 16 * ld + 16, ld * 4);
 }
 
-/*
- * 32 x columns of c over a depth of 64, the left operand staying in tiles 4 to 7. Scores of heads of 64: sums are
- * stored after two steps, and two tiles of them at a time leave the stores time.
- */
-static void product_strip(float *c, int64_t ld, int64_t columns, attention_operand_t left,
-                          attention_operand_t right)
-{
-    const char *b = right.data;
-    _tile_loadd(4, left.data, 64);
-    _tile_loadd(5, left.data + left.outer, 64);
-    _tile_loadd(6, left.data + left.inner, 64);
-    _tile_loadd(7, left.data + left.inner + left.outer, 64);
-    for (int64_t j = 0; j < columns; j += 16, b += right.outer) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_loadd(2, b, 64);
-        _tile_dpbf16ps(0, 4, 2);
-        _tile_dpbf16ps(1, 5, 2);
-        _tile_loadd(3, b + right.inner, 64);
-        _tile_dpbf16ps(0, 6, 3);
-        _tile_dpbf16ps(1, 7, 3);
-        _tile_stored(0, c + j, ld * 4);
-        _tile_stored(1, c + 16 * ld + j, ld * 4);
-    }
-}
-
 void attention_tiles_product(const attention_shape_t *shape, float *c, int64_t ld, int64_t rows,
                              int64_t columns, attention_operand_t left, attention_operand_t right,
                              int64_t depth, int accumulate)
 {
     MEMORY_FENCE();
-    for (int64_t i = 0; i < rows; i += 32, c += 32 * ld) {
-        const attention_operand_t a = attention_at(shape, left, i, 0);
-        if (depth == 64 && !accumulate && shape->planes == 1) {
-            product_strip(c, ld, columns, a, right);
-            continue;
-        }
-        for (int64_t j = 0; j < columns; j += 32) {
+    for (int64_t j = 0; j < columns; j += 32)
+        for (int64_t i = 0; i < rows; i += 32) {
+            const attention_operand_t a = attention_at(shape, left, i, 0);
             const attention_operand_t b = attention_at(shape, right, j, 0);
             if (shape->planes == 1)
-                product_block(c + j, ld, a, b, depth / 32, accumulate, 1);
+                product_block(c + i * ld + j, ld, a, b, depth / 32, accumulate, 1);
             else
-                product_block(c + j, ld, a, b, depth / 32, accumulate, 2);
+                product_block(c + i * ld + j, ld, a, b, depth / 32, accumulate, 2);
         }
-    }
     MEMORY_FENCE();
 }
 

@@ -133,9 +133,10 @@ static void complete_tile(block_t *b, const float *tile, int64_t row, int64_t co
 
 /* Multiply two panels; where the kernel can, some rows of an earlier tile are stored meanwhile. */
 static void multiply_panels(block_t *b, const char *a, const char *panel_b, int64_t steps, float *c,
-                            int load, gemm_aside_t aside)
+                            int load, gemm_fetch_t fetch)
 {
     const round_t *r = b->r;
+    gemm_aside_t aside = {.fetch = fetch};
     if (b->queue.count > LAG)
         aside.rows = gemm_queue_take(&b->queue, b->rows_a_call);
     if (aside.rows.count > 0 && aside.rows.columns == aside.rows.pitch && r->multiply_storing) {
@@ -145,14 +146,6 @@ static void multiply_panels(block_t *b, const char *a, const char *panel_b, int6
     r->plan.kernel->multiply(a, panel_b, steps, c, load, &aside);
     if (aside.rows.count > 0)
         gemm_store_rows(&aside.rows);
-}
-
-/* Part `i` of `parts` of what comes after the panel. */
-static gemm_aside_t fetch_part(const char *from, int64_t bytes, int64_t i, int64_t parts)
-{
-    int64_t first = bytes / CACHE_LINE * i / parts, end = bytes / CACHE_LINE * (i + 1) / parts;
-    return (gemm_aside_t){.fetch = from + first * CACHE_LINE,
-                          .fetch_bytes = (end - first) * CACHE_LINE};
 }
 
 /* One panel of B, all panels of A. The strips of a slice follow each other. */
@@ -165,36 +158,37 @@ static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t 
     int load = k > 0 || (r->k0 > 0 && r->plan.carries);
     int complete = k + k_count == r->k_count && (!r->plan.carries || r->k0 + k + k_count == r->g->k);
     const char *panel = panel_of_b(r, column, k, k_count);
+    gemm_fetch_t next = {.at = panel + bytes, .bytes = gemm_round_up(bytes * kernel->mr / b->m_count, CACHE_LINE)};
     for (int64_t i = 0; i < b->m_count; i += kernel->mr) {
         float *c = tile_at(b, b->m0 + i, column);
-        multiply_panels(b, panel_of_a(b, i, k, k_count), panel, steps, c, load,
-                        fetch_part(panel + bytes, bytes, i / kernel->mr,
-                                   gemm_ceil(b->m_count, kernel->mr)));
+        multiply_panels(b, panel_of_a(b, i, k, k_count), panel, steps, c, load, next);
+        next.at += next.bytes;
         if (complete)
             complete_tile(b, c, b->m0 + i, column);
     }
 }
 
-/* Every strip over one slice. */
-static void multiply_slice(block_t *b, int64_t k, int64_t k_count)
+/* Slice by slice: every strip over one slice before the next. */
+static void multiply_long(block_t *b)
 {
-    for (int64_t n = 0; n < b->n_count; n += b->r->plan.kernel->nr)
-        multiply_strip_slice(b, b->n0 + n, k, k_count);
+    const gemm_plan_t *p = &b->r->plan;
+    for (int64_t k = 0; k < b->r->k_count; k += p->kc) {
+        int64_t k_count = gemm_min(p->kc, b->r->k_count - k);
+        pack_a(b, k, k_count);
+        for (int64_t n = 0; n < b->n_count; n += p->kernel->nr)
+            multiply_strip_slice(b, b->n0 + n, k, k_count);
+    }
 }
 
-static void multiply_block(block_t *b)
+/* Strip by strip: every slice of one strip before the next. */
+static void multiply_short(block_t *b)
 {
-    const round_t *r = b->r;
-    const gemm_plan_t *p = &r->plan;
-    for (int64_t k = 0; k < r->k_count; k += p->kc) {
-        pack_a(b, k, gemm_min(p->kc, r->k_count - k));
-        if (p->long_k)
-            multiply_slice(b, k, gemm_min(p->kc, r->k_count - k));
-    }
-    for (int64_t n = 0; n < b->n_count && !p->long_k; n += p->kernel->nr)
-        for (int64_t k = 0; k < r->k_count; k += p->kc)
-            multiply_strip_slice(b, b->n0 + n, k, gemm_min(p->kc, r->k_count - k));
-    gemm_queue_shorten(&b->queue, 0);
+    const gemm_plan_t *p = &b->r->plan;
+    for (int64_t k = 0; k < b->r->k_count; k += p->kc)
+        pack_a(b, k, gemm_min(p->kc, b->r->k_count - k));
+    for (int64_t n = 0; n < b->n_count; n += p->kernel->nr)
+        for (int64_t k = 0; k < b->r->k_count; k += p->kc)
+            multiply_strip_slice(b, b->n0 + n, k, gemm_min(p->kc, b->r->k_count - k));
 }
 
 static void block_task(void *ctx, int task, int worker)
@@ -212,7 +206,11 @@ static void block_task(void *ctx, int task, int worker)
     b.most_queued = r->multiply_storing ? (int)gemm_ceil(b.m_count, p->kernel->mr) : 0;
     if (p->kernel->begin)
         p->kernel->begin();
-    multiply_block(&b);
+    if (p->long_k)
+        multiply_long(&b);
+    else
+        multiply_short(&b);
+    gemm_queue_shorten(&b.queue, 0);
     if (p->kernel->end)
         p->kernel->end();
 }

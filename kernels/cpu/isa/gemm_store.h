@@ -19,11 +19,16 @@ typedef struct gemm_rows {
     int64_t row, column;
 } gemm_rows_t;
 
+/* Memory to bring into the second-level cache. */
+typedef struct gemm_fetch {
+    const char *at;
+    int64_t bytes;
+} gemm_fetch_t;
+
 /* What a micro-kernel does while it waits for its products. */
 typedef struct gemm_aside {
-    gemm_rows_t rows;   /* to store: full-width rows; count 0: none */
-    const char *fetch;  /* to bring into the second-level cache */
-    int64_t fetch_bytes;
+    gemm_rows_t rows; /* to store: full-width rows; count 0: none */
+    gemm_fetch_t fetch;
 } gemm_aside_t;
 
 /** Finish and store these rows. */

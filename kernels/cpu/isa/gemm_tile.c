@@ -18,6 +18,7 @@
 #define NR 32
 #define TILE_BYTES 1024
 #define STEP_BYTES (2 * TILE_BYTES)
+#define LINE 64 /* bytes of a cache line */
 #define PITCH (NR * (int)sizeof(float))
 
 typedef struct tile_config {
@@ -195,6 +196,17 @@ VEC_INLINE void store_pair(void *array, mpt_dtype_t dtype, int64_t at, vec_t v[2
     }
 }
 
+/* What the same row of the tile to the right will read: past the last column it is the next row, no harm. */
+VEC_INLINE void fetch_operand(const gemm_output_t *out, int64_t at, gemm_variant_t variant)
+{
+    if (variant == GEMM_VARIANT_ADD) {
+        __builtin_prefetch((const float *)out->data + at + NR, 0, 2);
+        __builtin_prefetch((const float *)out->data + at + NR + PAIRS, 0, 2);
+    } else if (variant == GEMM_VARIANT_SLOPE) {
+        __builtin_prefetch((const uint16_t *)out->slope_at + at + NR, 0, 2);
+    }
+}
+
 /* Row `i` of the rows to store. What is added to was just read: it goes through the caches. */
 VEC_INLINE void store_row(const gemm_rows_t *rows, const gemm_output_t *out, const vec_t bias[2],
                           int64_t i, int stream, gemm_variant_t variant, mpt_dtype_t compute)
@@ -202,6 +214,7 @@ VEC_INLINE void store_row(const gemm_rows_t *rows, const gemm_output_t *out, con
     const float *c = rows->tile + i * NR;
     const int64_t at = (rows->row + i) * out->ld + rows->column;
     vec_t v[2];
+    fetch_operand(out, at, variant);
     for (int j = 0; j < 2; j++)
         v[j] = gemm_finish_vector(out, vec_load_f32(c + j * PAIRS, PAIRS), bias[j], at + j * PAIRS,
                                   PAIRS, variant, compute);
@@ -238,13 +251,6 @@ VEC_INLINE void multiply_step(const char *a, const char *b, int split)
     }
 }
 
-/* One step's share of what there is to fetch. */
-VEC_INLINE void fetch_lines(const char *from, int64_t bytes)
-{
-    for (int64_t at = 0; at < bytes; at += 64)
-        __builtin_prefetch(from + at, 0, 2);
-}
-
 VEC_INLINE void multiply(const char *a, const char *b, int64_t steps, float *c, int load,
                          const gemm_aside_t *aside, int storing, gemm_variant_t variant,
                          mpt_dtype_t compute)
@@ -257,14 +263,14 @@ VEC_INLINE void multiply(const char *a, const char *b, int64_t steps, float *c, 
         storing ? gemm_bias(&out, rows.column + PAIRS, PAIRS, compute) : (vec_t){0},
     };
     const int stream = storing && streams(&rows);
-    const char *fetch = aside->fetch;
-    const int64_t share = (aside->fetch_bytes / 64 + steps - 1) / steps * 64;
+    const char *fetch = aside->fetch.at, *fetch_end = fetch + aside->fetch.bytes;
+    const int64_t share = (aside->fetch.bytes / LINE + steps - 1) / steps * LINE;
     int64_t row = 0, due = 0; /* rows are stored evenly over the steps */
     start_sums(c, load);
     for (int64_t s = 0; s < steps; s++, a += STEP_BYTES << split, b += STEP_BYTES << split) {
         multiply_step(a, b, split);
-        fetch_lines(fetch, share);
-        fetch += share;
+        for (int64_t at = 0; at < share && fetch < fetch_end; at += LINE, fetch += LINE)
+            __builtin_prefetch(fetch, 0, 2);
         for (due += rows.count; storing && due >= steps; due -= steps)
             store_row(&rows, &out, bias, row++, stream, variant, compute);
     }

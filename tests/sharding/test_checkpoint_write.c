@@ -1,0 +1,217 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include "checkpoint_fleet.h"
+
+static void an_asynchronous_save_is_of_the_state_at_its_beginning(void **state)
+{
+    scratch_t *s = *state;
+    fleet_t f;
+    open_fleet(&f, s->folder, 3, 3, 1, &s->log);
+    fill(&f.layout, &f.arrays, 1);
+    for (int r = 0; r < 3; r++)
+        mpt_checkpoint_begin(f.savers[r], &f.state, 8, META);
+    fill(&f.layout, &f.arrays, 2); /* training goes on */
+    assert_int_equal(finish_all(&f, 1), MPT_OK);
+    close_fleet(&f);
+    assert_holds(s, scratch_path(s, "step-00000008"), 2, 1);
+}
+
+/* ---- keeping ------------------------------------------------------------------------------------- */
+
+static void the_newest_few_are_kept(void **state)
+{
+    scratch_t *s = *state;
+    fleet_t f;
+    open_fleet(&f, s->folder, 2, 3, 1, &s->log);
+    for (int64_t step = 1; step <= 7; step++)
+        save(&f, 50 * step, (uint64_t)step);
+    close_fleet(&f);
+    assert_list(s, 3, (const int64_t[]){350, 300, 250});
+    assert_holds(s, scratch_path(s, "step-00000250"), 1, 5);
+}
+
+/* A run that fell back behind damaged checkpoints must not lose the one that it has just written. */
+static void later_checkpoints_of_a_lost_run_do_not_count(void **state)
+{
+    scratch_t *s = *state;
+    fleet_t f;
+    open_fleet(&f, s->folder, 2, 2, 0, &s->log);
+    save(&f, 300, 3);
+    save(&f, 400, 4);
+    save(&f, 120, 1);
+    assert_list(s, 3, (const int64_t[]){400, 300, 120});
+    save(&f, 140, 2);
+    save(&f, 160, 2);
+    assert_list(s, 4, (const int64_t[]){400, 300, 160, 140});
+    save(&f, 300, 5);
+    assert_list(s, 3, (const int64_t[]){400, 300, 160});
+    close_fleet(&f);
+    assert_holds(s, scratch_path(s, "step-00000300"), 1, 5);
+}
+
+static void an_existing_folder_of_the_step_is_replaced(void **state)
+{
+    scratch_t *s = *state;
+    save_one(s, 5, 70, 1); /* by more ranks than the second time: its files must not stay behind */
+    const char *path = save_one(s, 2, 70, 2);
+    assert_holds(s, path, 3, 2);
+    assert_false(scratch_exists(scratch_path(s, "step-00000070/rank-00004.bin")));
+    assert_false(scratch_exists(scratch_path(s, "step-00000070.replaced")));
+    assert_false(scratch_exists(scratch_path(s, "step-00000070.partial")));
+}
+
+static void what_a_crash_left_behind_is_overwritten(void **state)
+{
+    scratch_t *s = *state;
+    static const char junk[] =
+        "what another run had begun to write before it was killed, of any length";
+    assert_int_equal(mkdir(scratch_path(s, "step-00000070.partial"), 0777), 0);
+    scratch_write(scratch_path(s, "step-00000070.partial/meta"), junk, sizeof junk);
+    scratch_write(scratch_path(s, "step-00000070.partial/rank-00000.bin"), junk, sizeof junk);
+    assert_holds(s, save_one(s, 2, 70, 6), 1, 6);
+}
+
+/* ---- failing saves --------------------------------------------------------------------------------------------- */
+
+/* A disk that is full after `bytes` of each file. */
+static void limit_files(rlim_t bytes, struct rlimit *before)
+{
+    struct rlimit limit;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, before), 0);
+    limit = *before;
+    limit.rlim_cur = bytes;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+static void a_full_disk_leaves_the_old_checkpoint_whole(void **state)
+{
+    scratch_t *s = *state;
+    static const rlim_t limits[] = {0, 63, 64, 200, 700};
+    for (int i = 0; i < 10; i++) {
+        struct rlimit before;
+        fleet_t f;
+        char partial[512], old[512], own[600];
+        int64_t step = 100 * (i + 1);
+        mpt_checkpoint_path(s->folder, step, old, sizeof old);
+        mpt_checkpoint_path(s->folder, step + 1, partial, sizeof partial);
+        strcat(partial, ".partial");
+        snprintf(own, sizeof own, "%s/rank-00001.bin", partial);
+        open_fleet(&f, s->folder, 2, 1, i % 2, &s->log);
+        save(&f, step, 1);
+        scratch_forget(s);
+        fill(&f.layout, &f.arrays, 2);
+        limit_files(limits[i / 2], &before);
+        int failed = begin_all(&f, step + 1);
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+        assert_int_equal(failed, 2);
+        assert_non_null(strstr(s->said, own));
+        assert_false(scratch_exists(own));
+        assert_int_equal(finish_all(&f, 0), MPT_OK);
+        assert_false(scratch_exists(partial));
+        assert_list(s, 1, &step);
+        assert_holds(s, old, 1, 1);
+        close_fleet(&f);
+    }
+}
+
+static void after_a_failed_save_the_next_one_succeeds(void **state)
+{
+    scratch_t *s = *state;
+    struct rlimit before;
+    fleet_t f;
+    open_fleet(&f, s->folder, 2, 1, 1, &s->log);
+    limit_files(100, &before);
+    assert_int_equal(begin_all(&f, 1), 2);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(finish_all(&f, 0), MPT_OK);
+    save(&f, 2, 7);
+    close_fleet(&f);
+    assert_holds(s, scratch_path(s, "step-00000002"), 3, 7);
+}
+
+static void a_disk_that_fills_at_the_commit_fails_the_save_alone(void **state)
+{
+    scratch_t *s = *state;
+    struct rlimit before;
+    fleet_t f;
+    open_fleet(&f, s->folder, 3, 1, 1, &s->log);
+    save(&f, 10, 1);
+    assert_int_equal(begin_all(&f, 20), 0);
+    limit_files(8, &before);
+    mpt_status_t status = finish_all(&f, 1);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_int_equal(status, MPT_ERR_IO);
+    assert_non_null(strstr(s->said, "step-00000020"));
+    assert_false(scratch_exists(scratch_path(s, "step-00000020.partial")));
+    assert_list(s, 1, (const int64_t[]){10});
+    assert_holds(s, scratch_path(s, "step-00000010"), 2, 1);
+    close_fleet(&f);
+}
+
+static void a_refused_commit_removes_the_partial_folder(void **state)
+{
+    scratch_t *s = *state;
+    fleet_t f;
+    open_fleet(&f, s->folder, 2, 3, 0, &s->log);
+    assert_int_equal(begin_all(&f, 5), 0);
+    assert_true(scratch_exists(scratch_path(s, "step-00000005.partial")));
+    assert_int_equal(finish_all(&f, 0), MPT_OK); /* another rank's part had failed */
+    assert_false(scratch_exists(scratch_path(s, "step-00000005.partial")));
+    assert_list(s, 0, NULL);
+    close_fleet(&f);
+}
+
+static void a_folder_that_cannot_be_made_is_an_error_at_once(void **state)
+{
+    scratch_t *s = *state;
+    mpt_layout_t layout = build(1, "embed", 11);
+    mpt_checkpoint_t *saver = NULL;
+    char dir[600];
+    scratch_write(scratch_path(s, "file"), "x", 1);
+    snprintf(dir, sizeof dir, "%s/below", scratch_path(s, "file"));
+    mpt_checkpoint_params_t params = {.dir = dir, .keep = 1, .layout = &layout, .log = &s->log};
+    assert_int_equal(mpt_checkpoint_create(&params, &saver), MPT_ERR_IO);
+    assert_non_null(strstr(s->said, dir));
+    assert_null(saver);
+    mpt_checkpoint_destroy(NULL);
+    mpt_layout_release(&layout);
+}
+
+/* A session that ends between writing and committing loses that save and nothing else. */
+static void destroying_with_a_save_in_flight_leaves_it_partial(void **state)
+{
+    scratch_t *s = *state;
+    fleet_t f;
+    open_fleet(&f, s->folder, 2, 3, 1, &s->log);
+    for (int r = 0; r < 2; r++)
+        mpt_checkpoint_begin(f.savers[r], &f.state, 5, META);
+    close_fleet(&f);
+    assert_list(s, 0, NULL);
+    assert_true(scratch_exists(scratch_path(s, "step-00000005.partial/rank-00001.bin")));
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_set_up, scratch_tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(an_asynchronous_save_is_of_the_state_at_its_beginning),
+        TEST(the_newest_few_are_kept),
+        TEST(later_checkpoints_of_a_lost_run_do_not_count),
+        TEST(an_existing_folder_of_the_step_is_replaced),
+        TEST(what_a_crash_left_behind_is_overwritten),
+        TEST(a_full_disk_leaves_the_old_checkpoint_whole),
+        TEST(after_a_failed_save_the_next_one_succeeds),
+        TEST(a_disk_that_fills_at_the_commit_fails_the_save_alone),
+        TEST(a_refused_commit_removes_the_partial_folder),
+        TEST(a_folder_that_cannot_be_made_is_an_error_at_once),
+        TEST(destroying_with_a_save_in_flight_leaves_it_partial),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
