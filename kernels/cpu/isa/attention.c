@@ -63,9 +63,9 @@ attention_operand_t attention_operand_init(const attention_shape_t *shape, atten
 }
 
 /*
- * Each cut starts an odd number of lines after the last: buffers whose sizes are powers of two would
- * else lie at the same places of their pages, and a load that follows a store to the same place of
- * another page waits for it.
+ * Nine lines lie between one cut and the next: buffers whose sizes are powers of two would else lie
+ * at the same places of their pages, and a load that follows a store to the same place of another
+ * page waits for it.
  */
 void *attention_scratch_cut(char *base, size_t *used, size_t bytes)
 {
@@ -138,9 +138,8 @@ size_t cpu_attention_scratch_bytes(int threads, const mpt_kernels_limits_t *limi
 {
     size_t bytes[2];
     for (int backward = 0; backward < 2; backward++) {
-        const attention_shape_t shape =
-            attention_shape_init(limits->compute, limits->batch, limits->seq, limits->heads,
-                                 limits->head_dim, backward);
+        const attention_shape_t shape = attention_shape_init(
+            limits->compute, limits->batch, limits->seq, limits->heads, limits->head_dim, backward);
         bytes[backward] =
             backward ? attention_backward_scratch(&shape) : attention_forward_scratch(&shape);
     }

@@ -54,7 +54,7 @@ typedef struct attention_operand {
     int64_t outer, inner, plane;
 } attention_operand_t;
 
-/** Rows of one head in the caller's array: row r of head_dim elements at base + r * stride bytes. */
+/** Rows of one head in the caller's array: head_dim elements at base + r * stride bytes. */
 typedef struct attention_source {
     const char *base;
     int64_t stride;
@@ -77,7 +77,8 @@ typedef struct attention_strip {
     float scale;
     int diagonal;                       /* the first 32 queries are at the keys' own positions */
     attention_operand_t probs, dscores; /* left operands, outer: 32 keys, inner: columns */
-    attention_operand_t dscores_right;  /* right operand, outer: columns (tiles: zipped), inner: keys */
+    attention_operand_t
+        dscores_right; /* right operand, outer: columns (tiles: zipped), inner: keys */
 } attention_strip_t;
 
 #define attention_shape_init MPT_LEVEL_NAME(mpt_attention_shape_init)
@@ -114,7 +115,7 @@ static inline int64_t attention_larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-/* ---- attention.c ------------------------------------------------------------------------------- */
+/* ---- attention.c ----------------------------------------------------------------------------- */
 
 /** Block sizes are those of forward or of `backward`. */
 attention_shape_t attention_shape_init(mpt_dtype_t compute, int64_t batch, int64_t seq,
@@ -152,25 +153,25 @@ int64_t attention_threads(const mpt_kernels_t *k);
 void attention_run(mpt_kernels_t *k, mpt_task_t task, void *ctx, int64_t tasks);
 
 /**
- * Element d of row i, for i < rows: from[d * ld + i] * factor[i] (factor NULL: 1) rounded to compute,
- * to to + i * stride bytes. zipped: the columns of `from` are in the order of dscores_right.
+ * Round from[d * ld + i] * factor[i] (factor NULL: 1) to compute and store it as element d of row
+ * i < rows, at to + i * stride bytes. zipped: `from` has its columns in the order of dscores_right.
  * [width,ld] is read, for rows padded to ATTENTION_STEP.
  */
 void attention_store_transposed(const attention_shape_t *shape, const float *from, int64_t ld,
                                 const float *factor, int zipped, char *to, int64_t stride,
                                 int64_t rows);
 
-/* ---- attention_forward.c, attention_backward.c -------------------------------------------------- */
+/* ---- attention_forward.c, attention_backward.c ----------------------------------------------- */
 
 /** Bytes of scratch that a thread needs; they grow with seq and head_dim. */
 size_t attention_forward_scratch(const attention_shape_t *shape);
 size_t attention_backward_scratch(const attention_shape_t *shape);
 
-/* ---- attention_nonfinite.c ---------------------------------------------------------------------- */
+/* ---- attention_nonfinite.c ------------------------------------------------------------------- */
 
 /**
  * To each row i of `to` in [first, last): add the non-finite elements of rows 0 to i of `from`,
- * column by column, each times `factor` (1; or 0, which makes them NaN). `running`: head_dim floats.
+ * column by column, each times `factor` (1, or 0 to make them NaN). `running`: head_dim floats.
  */
 void attention_nonfinite_down(const attention_shape_t *shape, attention_source_t from, float factor,
                               char *to, int64_t to_stride, int64_t first, int64_t last,
@@ -180,7 +181,7 @@ void attention_nonfinite_up(const attention_shape_t *shape, attention_source_t f
                             char *to, int64_t to_stride, int64_t first, int64_t last,
                             float *running);
 
-/* ---- the engines: attention_fma.c; attention_tiles.c, attention_tiles_pack.c -------------------- */
+/* ---- the engines: attention_fma.c; attention_tiles.c, attention_tiles_pack.c ----------------- */
 
 /**
  * Pack rows [first, first + rows) in `form`; rows from seq on are zero. `rows` is a multiple of
@@ -198,7 +199,7 @@ void attention_fma_product(const attention_shape_t *shape, float *c, int64_t ld,
                            int64_t depth, int accumulate);
 /**
  * probs = 2^(c scores - base) rounded to compute, a right operand (outer: columns, inner: keys);
- * sum += its column sums before rounding. scores: [keys,columns]; fma: probs may lie in their place.
+ * sum += its column sums before rounding. scores: [keys,columns]; with fma probs may be in place.
  */
 void attention_fma_probabilities(const attention_shape_t *shape, const float *scores, int64_t keys,
                                  int64_t columns, float c, const float *base, float *sum,

@@ -17,16 +17,16 @@ typedef struct backward_task {
     const float *lse;
     float scale;
     int64_t first_key, last_key, first_query, last_query;
-    int want_keys, want_queries;               /* dK and dV; dQ */
+    int want_keys, want_queries;                   /* dK and dV; dQ */
     char *q_wide, *dout_wide, *q_rows, *dout_rows; /* packed query blocks, one after the other */
-    float *minus_lse, *delta;                  /* [rows] */
-    float *dq_sums;                            /* dQ^T, a block after the other: [width,queries] */
-    char *k_wide, *v_wide, *k_rows;            /* a packed key block */
-    float *dk_sums, *dv_sums;                  /* [keys,width] */
-    float *scores, *dprobs;                    /* [32,columns] */
-    char *probs, *dscores;                     /* P, dS of a strip of 32 keys: [32,queries] */
-    char *dscores_right;                       /* dS of a block: [keys,queries] */
-    float *running;                            /* [head_dim] */
+    float *minus_lse, *delta;                      /* [rows] */
+    float *dq_sums;                 /* dQ^T, a block after the other: [width,queries] */
+    char *k_wide, *v_wide, *k_rows; /* a packed key block */
+    float *dk_sums, *dv_sums;       /* [keys,width] */
+    float *scores, *dprobs;         /* [32,columns] */
+    char *probs, *dscores;          /* P, dS of a strip of 32 keys: [32,queries] */
+    char *dscores_right;            /* dS of a block: [keys,queries] */
+    float *running;                 /* [head_dim] */
 } backward_task_t;
 
 static int64_t query_blocks(const attention_shape_t *shape)
@@ -91,7 +91,7 @@ static float *dq_block(const backward_task_t *t, int64_t query)
     return t->dq_sums + query * t->shape->width;
 }
 
-/* ---- what is done once a task ------------------------------------------------------------------- */
+/* ---- what is done once a task ---------------------------------------------------------------- */
 
 /* -lse log2(e) and D = rowsum(dout * out) scale; for rows past seq what makes P and dS zero. */
 static void prepare_rows(const backward_task_t *t)
@@ -126,14 +126,13 @@ static int pack_queries(const backward_task_t *t)
             continue;
         bad |= attention_engine(shape, pack)(shape, ATTENTION_RIGHT_ROWS, t->q, q, rows,
                                              query_block(t, ATTENTION_RIGHT_ROWS, t->q_rows, q));
-        bad |= attention_engine(shape, pack)(
-            shape, ATTENTION_RIGHT_ROWS, t->dout, q, rows,
-            query_block(t, ATTENTION_RIGHT_ROWS, t->dout_rows, q));
+        bad |= attention_engine(shape, pack)(shape, ATTENTION_RIGHT_ROWS, t->dout, q, rows,
+                                             query_block(t, ATTENTION_RIGHT_ROWS, t->dout_rows, q));
     }
     return bad;
 }
 
-/* ---- a block of keys ---------------------------------------------------------------------------- */
+/* ---- a block of keys ------------------------------------------------------------------------- */
 
 /* The key block's operands. */
 typedef struct backward_keys {
@@ -153,15 +152,14 @@ static int pack_keys(const backward_task_t *t, int64_t key, backward_keys_t *key
         .rows = rows};
     attention_engine(shape, pack)(shape, ATTENTION_LEFT_WIDE, t->k, key, rows, keys->k_wide);
     attention_engine(shape, pack)(shape, ATTENTION_LEFT_WIDE, t->v, key, rows, keys->v_wide);
-    return attention_engine(shape, pack)(shape, ATTENTION_LEFT_ROWS, t->k, key, rows,
-                                         keys->k_rows);
+    return attention_engine(shape, pack)(shape, ATTENTION_LEFT_ROWS, t->k, key, rows, keys->k_rows);
 }
 
-/* A strip: 32 keys of a key block against a query block, as far as it lies on or below the diagonal. */
+/* 32 keys of a key block against a query block, as far as these see them. */
 typedef struct backward_strip {
-    int64_t row;                    /* first key, within its block */
-    int64_t query;                  /* the query block */
-    int64_t skip, columns;          /* its first query that sees the keys; its end */
+    int64_t row;                        /* first key, within its block */
+    int64_t query;                      /* the query block */
+    int64_t skip, columns;              /* its first query that sees the keys; its end */
     attention_operand_t probs, dscores; /* left operands, outer: 32 keys, inner: queries */
     attention_operand_t dscores_right;  /* right operand, outer: queries, inner: the block's keys */
 } backward_strip_t;
@@ -174,10 +172,8 @@ static backward_strip_t strip_init(const backward_task_t *t, const backward_keys
     const int64_t ld = shape->queries;
     attention_operand_t left = {.data = t->probs, .outer = ld * 4, .inner = 4};
     if (shape->tiles)
-        left = (attention_operand_t){.data = t->probs,
-                                     .outer = 1024,
-                                     .inner = 2 * 1024,
-                                     .plane = ATTENTION_STEP * ld * 2};
+        left = (attention_operand_t){
+            .data = t->probs, .outer = 1024, .inner = 2 * 1024, .plane = ATTENTION_STEP * ld * 2};
     backward_strip_t strip = {
         .row = row,
         .query = query,
@@ -198,18 +194,18 @@ static void strip_gradients(const backward_task_t *t, const backward_keys_t *key
     const int64_t ld = shape->columns;
     const attention_operand_t q = query_block(t, ATTENTION_RIGHT_WIDE, t->q_wide, s->query);
     const attention_operand_t dout = query_block(t, ATTENTION_RIGHT_WIDE, t->dout_wide, s->query);
-    const attention_strip_t part = {
-        .scores = t->scores,
-        .dprobs = t->dprobs,
-        .ld = ld,
-        .columns = columns,
-        .minus_lse = t->minus_lse + s->query + column,
-        .delta = t->delta + s->query + column,
-        .scale = t->scale,
-        .diagonal = keys->first + s->row == s->query + column,
-        .probs = attention_at(shape, s->probs, 0, column),
-        .dscores = attention_at(shape, s->dscores, 0, column),
-        .dscores_right = attention_at(shape, s->dscores_right, column, s->row)};
+    const attention_strip_t part = {.scores = t->scores,
+                                    .dprobs = t->dprobs,
+                                    .ld = ld,
+                                    .columns = columns,
+                                    .minus_lse = t->minus_lse + s->query + column,
+                                    .delta = t->delta + s->query + column,
+                                    .scale = t->scale,
+                                    .diagonal = keys->first + s->row == s->query + column,
+                                    .probs = attention_at(shape, s->probs, 0, column),
+                                    .dscores = attention_at(shape, s->dscores, 0, column),
+                                    .dscores_right =
+                                        attention_at(shape, s->dscores_right, column, s->row)};
     attention_engine(shape, product)(shape, t->scores, ld, ATTENTION_STEP, columns,
                                      attention_at(shape, keys->k_wide, s->row, 0),
                                      attention_at(shape, q, column, 0), shape->depth, 0);
@@ -234,7 +230,7 @@ static void strip_products(const backward_task_t *t, const backward_strip_t *s)
                                      attention_at(shape, q, 0, s->skip), depth, 1);
 }
 
-/* dQ^T += K^T dS^T for the block; on the diagonal 32 columns at a time, each over the keys it sees. */
+/* dQ^T += K^T dS^T for the block; on the diagonal 32 columns at a time, over the keys they see. */
 static void block_products(const backward_task_t *t, const backward_keys_t *keys, int64_t query,
                            int64_t columns)
 {
@@ -244,7 +240,8 @@ static void block_products(const backward_task_t *t, const backward_keys_t *keys
     const int whole = keys->first + keys->rows <= query + ATTENTION_STEP;
     const int64_t step = whole ? columns : ATTENTION_STEP;
     for (int64_t q = 0; q < columns; q += step) {
-        const int64_t seen = attention_smaller(keys->rows, query + q + ATTENTION_STEP - keys->first);
+        const int64_t seen =
+            attention_smaller(keys->rows, query + q + ATTENTION_STEP - keys->first);
         if (seen > 0)
             attention_engine(shape, product)(shape, dq_block(t, query) + q, shape->queries,
                                              shape->width, step, keys->k_rows,
@@ -300,13 +297,14 @@ static int backward_keys(const backward_task_t *t, int64_t key)
     return bad;
 }
 
-/* ---- tasks -------------------------------------------------------------------------------------- */
+/* ---- tasks ----------------------------------------------------------------------------------- */
 
 static void store_queries(const backward_task_t *t)
 {
     const attention_shape_t *shape = t->shape;
     for (int64_t q = t->first_query; q < t->last_query; q += shape->queries) {
-        const int64_t rows = attention_smaller(attention_smaller(shape->queries, t->last_query - q), shape->seq - q);
+        const int64_t last = attention_smaller(q + shape->queries, t->last_query);
+        const int64_t rows = attention_smaller(last, shape->seq) - q;
         attention_store_transposed(shape, dq_block(t, q), shape->queries, NULL, shape->tiles,
                                    t->dq + q * t->stride, t->stride, rows);
     }
@@ -336,7 +334,8 @@ static void backward_part(const backward_task_t *t)
     if (t->want_queries)
         memset(dq_block(t, t->first_query), 0,
                (size_t)((query_blocks(t->shape) * t->shape->queries - t->first_query) *
-                        t->shape->width) * sizeof(float));
+                        t->shape->width) *
+                   sizeof(float));
     for (int64_t key = t->first_key; key < t->last_key; key += t->shape->keys)
         bad_keys |= backward_keys(t, key);
     if (t->want_queries)

@@ -7,7 +7,7 @@
 #define VECTORS 2
 #endif
 
-/* ---- packing ------------------------------------------------------------------------------------ */
+/* ---- packing --------------------------------------------------------------------------------- */
 
 /* Element d and its neighbours of row r, zero past the row's end and past seq. */
 static inline vec_t load_element(const attention_shape_t *shape, attention_source_t source,
@@ -67,7 +67,7 @@ int attention_fma_pack(const attention_shape_t *shape, attention_form_t form,
     return pack_rows(shape, source, first, rows, form != ATTENTION_LEFT_WIDE, to.data);
 }
 
-/* ---- products ----------------------------------------------------------------------------------- */
+/* ---- products -------------------------------------------------------------------------------- */
 
 /* ROWS x (vectors * VEC_LANES) of c. `vectors` is a constant where this is inlined. */
 VEC_INLINE void product_block(float *c, int64_t ld, const attention_operand_t *left,
@@ -79,7 +79,8 @@ VEC_INLINE void product_block(float *c, int64_t ld, const attention_operand_t *l
     for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < vectors; j++)
-            sum[i][j] = accumulate ? vec_load_f32(c + i * ld + j * VEC_LANES, VEC_LANES) : vec_set(0);
+            sum[i][j] =
+                accumulate ? vec_load_f32(c + i * ld + j * VEC_LANES, VEC_LANES) : vec_set(0);
     const char *a = left->data, *b = right->data;
     for (int64_t k = 0; k < depth; k++, a += left->inner, b += right->inner) {
         vec_t column[VECTORS];
@@ -138,7 +139,7 @@ void attention_fma_product(const attention_shape_t *shape, float *c, int64_t ld,
     }
 }
 
-/* ---- softmax ------------------------------------------------------------------------------------ */
+/* ---- softmax --------------------------------------------------------------------------------- */
 
 VEC_INLINE void probabilities_as(const mpt_dtype_t compute, const float *scores, int64_t keys,
                                  int64_t columns, float c, const float *base, float *sum,
@@ -172,7 +173,8 @@ void attention_fma_probabilities(const attention_shape_t *shape, const float *sc
         probabilities_as(MPT_F32, scores, keys, columns, c, base, sum, to, ld);
 }
 
-/* One key's row. Where visible_from > 0, columns before it are masked: zero whatever the scores are. */
+/* Columns first to last - 1 of one key's row. masked: zero in columns before the key, whatever the
+ * scores there are. */
 VEC_INLINE void gradients_row(const mpt_dtype_t compute, const attention_strip_t *strip,
                               int64_t key, int64_t first, int64_t last, const int masked)
 {

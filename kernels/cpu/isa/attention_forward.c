@@ -20,7 +20,7 @@ typedef struct forward_task {
     char *out; /* row 0 of this head */
     int64_t out_stride;
     float *lse;
-    float c; /* scale log2(e) */
+    float c;             /* scale log2(e) */
     char *keys, *values; /* packed blocks, one after the other */
     char *queries, *probs;
     float *scores;              /* [keys,queries] */
@@ -106,9 +106,9 @@ static vec_t column_peak(const float *scores, int64_t keys, int64_t ld)
 }
 
 /*
- * Raise the bases of columns whose scores have risen far over them, or that have none yet, and bring
- * their sums to the new base: factor = 2^(old base - new base). Each column decides by its own scores,
- * so that no query's bits depend on another's. Returns 1 where some factor is not 1.
+ * Raise the bases of columns whose scores have risen far over them, or that have none yet, and
+ * bring their sums to the new base: factor = 2^(old base - new base). Each column decides by its
+ * own scores, so that no query's bits depend on another's. Returns 1 where some factor is not 1.
  */
 static int raise_bases(const forward_task_t *t, int64_t keys, int64_t columns)
 {
@@ -131,7 +131,8 @@ static void scale_columns(float *matrix, int64_t rows, int64_t columns, const fl
     for (int64_t i = 0; i < rows; i++, matrix += columns)
         for (int64_t j = 0; j < columns; j += VEC_LANES)
             vec_store_f32(matrix + j, VEC_LANES,
-                          vec_load_f32(matrix + j, VEC_LANES) * vec_load_f32(factor + j, VEC_LANES));
+                          vec_load_f32(matrix + j, VEC_LANES) *
+                              vec_load_f32(factor + j, VEC_LANES));
 }
 
 /* Queries query .. query + columns - 1 against one block of keys. */
@@ -151,8 +152,8 @@ static void add_keys(const forward_task_t *t, attention_operand_t queries, int64
     attention_engine(shape, probabilities)(shape, t->scores, keys, columns, t->c, t->base, t->sum,
                                            probs);
     attention_engine(shape, product)(shape, t->out_sums, columns, shape->width, columns,
-                                     key_block(t, ATTENTION_LEFT_ROWS, t->values, key), probs,
-                                     keys, key > 0);
+                                     key_block(t, ATTENTION_LEFT_ROWS, t->values, key), probs, keys,
+                                     key > 0);
 }
 
 static void store_block(const forward_task_t *t, int64_t query, int64_t columns)
@@ -223,7 +224,8 @@ static void run_task(void *ctx, int index, int worker)
         forward_block(&t, query);
         if (bad)
             attention_nonfinite_down(shape, t.v, 1, t.out, t.out_stride, query,
-                                     attention_smaller(shape->seq, query + shape->queries), t.running);
+                                     attention_smaller(shape->seq, query + shape->queries),
+                                     t.running);
     }
 #ifdef MPT_LEVEL_AMX
     attention_tiles_end();

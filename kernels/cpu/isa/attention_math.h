@@ -45,8 +45,8 @@ VEC_INLINE vec_i32_t attention_lane_numbers(void)
  * t = 2^t, for t <= 128, of `count` vectors. Relative error below 2e-7 (without FMA 4e-7); 0 below
  * -126.5, where results would be subnormal, which is slow; exactly 1 for 0; NaN for NaN. It is 2^n
  * times a minimax polynomial in t - n on [-1/2, 1/2]; n is read from the low bits of
- * t + 1.5 * 2^23 + 127, where it stands as a biased exponent. Each step is done for all vectors: done one
- * vector after the other they would fill the processor's scheduler with instructions that wait.
+ * t + 1.5 * 2^23 + 127, where it stands as a biased exponent. Each step is done for all vectors:
+ * one vector after the other would fill the processor's scheduler with instructions that wait.
  */
 VEC_INLINE void attention_exp2_of(vec_t *t, const int count)
 {
@@ -83,8 +83,8 @@ VEC_INLINE vec_t attention_exp2(vec_t t)
 }
 
 /**
- * log2(x) for normal x > 0, absolute error below 2e-7 plus half a unit in the last place; -inf for 0,
- * inf for inf, NaN for NaN. x = 2^e m with m in [1/sqrt(2), sqrt(2)), and
+ * log2(x) for normal x > 0, absolute error below 2e-7 plus half a unit in the last place; -inf for
+ * 0, inf for inf, NaN for NaN. x = 2^e m with m in [1/sqrt(2), sqrt(2)), and
  * log m = 2 atanh((m - 1) / (m + 1)).
  */
 VEC_INLINE vec_t attention_log2(vec_t x)

@@ -11,10 +11,9 @@ void attention_tiles_begin(void)
         uint8_t palette, start_row, reserved[14];
         uint16_t row_bytes[16];
         uint8_t rows[16];
-    } config __attribute__((aligned(64))) = {
-        .palette = 1,
-        .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-        .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+    } config __attribute__((aligned(64))) = {.palette = 1,
+                                             .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+                                             .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
     _tile_loadconfig(&config);
 }
 
@@ -23,9 +22,10 @@ void attention_tiles_end(void)
     _tile_release();
 }
 
-/* ---- products ----------------------------------------------------------------------------------- */
+/* ---- products -------------------------------------------------------------------------------- */
 
-/* Tiles 0 1 / 2 3 are a 2 x 2 block of c; 4, 5 the left operand's two rows; 6, 7 the right one's two columns. */
+/* Tiles 0 1 / 2 3 are a 2 x 2 block of c; 4 and 5 rows of the left operand; 6 and 7 columns of the
+ * right one. */
 #define LOAD_LEFT(from, stride)                                                                    \
     _tile_loadd(4, from, 64);                                                                      \
     _tile_loadd(5, (from) + (stride), 64)
@@ -96,7 +96,7 @@ void attention_tiles_product(const attention_shape_t *shape, float *c, int64_t l
     MEMORY_FENCE();
 }
 
-/* ---- softmax ------------------------------------------------------------------------------------ */
+/* ---- softmax --------------------------------------------------------------------------------- */
 
 /* Two vectors rounded to bf16, `low` in the lower half. */
 VEC_INLINE __m512i to_bf16_pair(vec_t low, vec_t high)
@@ -152,9 +152,9 @@ VEC_INLINE void probabilities_as(const float *scores, int64_t keys, int64_t colu
                                  const int planes)
 {
     /* words 0 16 1 17 ...: keys k and k + 1 side by side for each query */
-    const __m512i zip = _mm512_add_epi32(_mm512_set1_epi32(0x00100000),
-                                         _mm512_mullo_epi32((__m512i)attention_lane_numbers(),
-                                                            _mm512_set1_epi32(0x00010001)));
+    const __m512i zip = _mm512_add_epi32(
+        _mm512_set1_epi32(0x00100000),
+        _mm512_mullo_epi32((__m512i)attention_lane_numbers(), _mm512_set1_epi32(0x00010001)));
     const vec_t by = attention_splat(c);
     for (int64_t q = 0; q < columns; q += 32) {
         const vec_t minus_base[2] = {-vec_load_f32(base + q, 16), -vec_load_f32(base + q + 16, 16)};
@@ -170,9 +170,9 @@ VEC_INLINE void probabilities_as(const float *scores, int64_t keys, int64_t colu
     }
 }
 
-void attention_tiles_probabilities(const attention_shape_t *shape, const float *scores, int64_t keys,
-                                   int64_t columns, float c, const float *base, float *sum,
-                                   attention_operand_t probs)
+void attention_tiles_probabilities(const attention_shape_t *shape, const float *scores,
+                                   int64_t keys, int64_t columns, float c, const float *base,
+                                   float *sum, attention_operand_t probs)
 {
     if (shape->planes == 1)
         probabilities_as(scores, keys, columns, c, base, sum, probs, 1);
@@ -241,8 +241,8 @@ VEC_INLINE void store_rows(char *probs, char *dscores, char *dscores_right,
     }
 }
 
-VEC_INLINE void square_gradients(attention_strip_t strip, int64_t first,
-                                 const int planes, const int masked)
+VEC_INLINE void square_gradients(attention_strip_t strip, int64_t first, const int planes,
+                                 const int masked)
 {
     square_t square = {.scores = strip.scores + first,
                        .dprobs = strip.dprobs + first,
@@ -264,8 +264,7 @@ VEC_INLINE void square_gradients(attention_strip_t strip, int64_t first,
     }
 }
 
-VEC_INLINE void gradients_as(const attention_strip_t *strip,
-                             const int planes)
+VEC_INLINE void gradients_as(const attention_strip_t *strip, const int planes)
 {
     for (int64_t q = 0; q < strip->columns; q += 32) {
         if (strip->diagonal && q == 0)

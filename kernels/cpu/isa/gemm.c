@@ -211,6 +211,7 @@ static void block_task(void *ctx, int task, int worker)
     else
         multiply_short(&b);
     gemm_queue_shorten(&b.queue, 0);
+    gemm_stream_end();
     if (p->kernel->end)
         p->kernel->end();
 }

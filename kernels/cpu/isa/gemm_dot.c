@@ -39,9 +39,9 @@ static void pack_b(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t 
 static void multiply(const void *a, const void *b, int64_t steps, float *c, int load,
                      const gemm_aside_t *aside)
 {
-    (void)aside;
     const uint32_t *pa = a, *pb = b;
     vec_t sum[MR][3];
+    gemm_fetch(&aside->fetch);
 #pragma GCC unroll 8
     for (int i = 0; i < MR; i++)
 #pragma GCC unroll 3

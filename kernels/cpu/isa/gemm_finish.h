@@ -48,11 +48,53 @@ VEC_INLINE vec_u16_t gemm_to_bf16(vec_t v)
 #endif
 }
 
-/** Round to `dtype`, store. @return the rounded values. */
-VEC_INLINE vec_t gemm_round_store(void *array, mpt_dtype_t dtype, int64_t at, int lanes, vec_t v)
+/*
+ * Outputs are larger than the caches, and read by a later call: whole cache lines go past the caches. Storing through
+ * them would read every line first, which takes twice the time. Tasks end with gemm_stream_end.
+ */
+static inline int gemm_streams(const gemm_output_t *out, int64_t column)
+{
+#if defined(VEC_AVX512)
+    const int64_t bytes = (int64_t)mpt_dtype_bytes(out->dtype);
+    const uintptr_t starts = (uintptr_t)out->data | (uintptr_t)out->pre | (uintptr_t)(column * bytes) |
+                             (uintptr_t)(out->ld * bytes);
+    return out->finish != GEMM_ADD && starts % 64 == 0;
+#else
+    (void)out;
+    (void)column;
+    return 0;
+#endif
+}
+
+static inline void gemm_stream_end(void)
+{
+#if defined(VEC_AVX512)
+    _mm_sfence();
+#endif
+}
+
+/** Store a full vector of FP32. */
+VEC_INLINE void gemm_store_f32(float *to, vec_t v, int stream)
+{
+#if defined(VEC_AVX512)
+    if (stream) {
+        _mm512_stream_ps(to, (__m512)v);
+        return;
+    }
+#endif
+    (void)stream;
+    vec_store_f32(to, VEC_LANES, v);
+}
+
+/** Round to `dtype`, store; past the caches if `stream` and the vector is a cache line. @return the rounded values. */
+VEC_INLINE vec_t gemm_round_store(void *array, mpt_dtype_t dtype, int64_t at, int lanes, int stream,
+                                  vec_t v)
 {
     if (dtype == MPT_F32) {
-        vec_store_f32((float *)array + at, lanes, v);
+        if (lanes == VEC_LANES)
+            gemm_store_f32((float *)array + at, v, stream);
+        else
+            vec_store_f32((float *)array + at, lanes, v);
         return v;
     }
     const vec_u16_t bits = dtype == MPT_BF16 ? gemm_to_bf16(v) : vec_to_f16(v);

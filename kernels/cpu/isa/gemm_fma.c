@@ -3,15 +3,16 @@
 
 /*
  * FP32 products by fused multiply-add, 16-bit operands widened while packing. A panel: for each index of
- * the contraction MR (or NR) floats. The tile's sums fill most of the vector registers: MR rows of three
- * vectors.
+ * the contraction MR (or NR) floats. The tile's sums fill all vector registers but a few: 28 of 32, or 12 of 16.
  */
 #if VEC_LANES == 16
-#define MR 8
+#define MR 14
+#define VECTORS 2
 #else
 #define MR 4
+#define VECTORS 3
 #endif
-#define NR (3 * VEC_LANES)
+#define NR (VECTORS * VEC_LANES)
 
 /* Lines lie across: each index of the contraction is one short run in memory. */
 VEC_INLINE void pack_across(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
@@ -100,30 +101,30 @@ VEC_INLINE vec_t broadcast(float value)
 static void multiply(const void *a, const void *b, int64_t steps, float *c, int load,
                      const gemm_aside_t *aside)
 {
-    (void)aside;
     const float *pa = a, *pb = b;
-    vec_t sum[MR][3];
-#pragma GCC unroll 8
+    vec_t sum[MR][VECTORS], bj[VECTORS];
+    gemm_fetch(&aside->fetch);
+#pragma GCC unroll 16
     for (int i = 0; i < MR; i++)
-#pragma GCC unroll 3
-        for (int j = 0; j < 3; j++)
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; j++)
             sum[i][j] = load ? vec_load_f32(c + i * NR + j * VEC_LANES, VEC_LANES) : vec_set(0);
     for (int64_t s = 0; s < steps; s++, pa += MR, pb += NR) {
-        const vec_t b0 = vec_load_f32(pb, VEC_LANES);
-        const vec_t b1 = vec_load_f32(pb + VEC_LANES, VEC_LANES);
-        const vec_t b2 = vec_load_f32(pb + 2 * VEC_LANES, VEC_LANES);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; j++)
+            bj[j] = vec_load_f32(pb + j * VEC_LANES, VEC_LANES);
+#pragma GCC unroll 16
         for (int i = 0; i < MR; i++) {
             const vec_t ai = broadcast(pa[i]);
-            sum[i][0] = vec_fma(ai, b0, sum[i][0]);
-            sum[i][1] = vec_fma(ai, b1, sum[i][1]);
-            sum[i][2] = vec_fma(ai, b2, sum[i][2]);
+#pragma GCC unroll 4
+            for (int j = 0; j < VECTORS; j++)
+                sum[i][j] = vec_fma(ai, bj[j], sum[i][j]);
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < MR; i++)
-#pragma GCC unroll 3
-        for (int j = 0; j < 3; j++)
+#pragma GCC unroll 4
+        for (int j = 0; j < VECTORS; j++)
             vec_store_f32(c + i * NR + j * VEC_LANES, VEC_LANES, sum[i][j]);
 }
 
@@ -143,7 +144,7 @@ const gemm_kernel_t gemm_fma_kernel = {
     .nr = NR,
     .k_step = 1,
     .unit_bytes = 4,
-    .kc = 160,
+    .kc = 256,
     .pack_a = pack_a,
     .pack_b = pack_b,
     .multiply = multiply,

@@ -1,10 +1,10 @@
 #include "gemm_plan.h"
 
 #define ROUND_BYTES (8 << 20)  /* packed B: moderate as memory, and found in the last cache again */
-#define A_BYTES (800 << 10)    /* of a second-level cache, with room for what comes next */
-#define C_BYTES (1000 << 10)
+#define A_BYTES (1 << 20)      /* of a second-level cache, with room for what comes next */
+#define C_BYTES (768 << 10)
 #define C_COLUMNS 768          /* of a block whose sums stay in cache */
-#define SHORT_ROWS 320         /* a contraction is short if as many rows of A fit A_BYTES */
+#define SHORT_ROWS 256         /* a contraction is short if as many rows of A fit A_BYTES */
 #define TASKS_A_THREAD 4       /* so that threads that finish early find work */
 #define LEAST_PANELS 4         /* fewer panels of A for each of B cost more than an idle thread */
 

@@ -2,27 +2,29 @@
 #include "gemm_finish.h"
 
 VEC_INLINE void store_vector(const gemm_output_t *out, const float *c, int64_t at, int64_t column,
-                             int lanes, gemm_variant_t variant, mpt_dtype_t compute)
+                             int lanes, int stream, gemm_variant_t variant, mpt_dtype_t compute)
 {
     const vec_t bias = gemm_bias(out, column, lanes, compute);
     vec_t v = vec_load_f32(c, VEC_LANES);
     v = gemm_finish_vector(out, v, bias, at, lanes, variant, compute);
     if (variant == GEMM_VARIANT_GELU)
-        v = gelu_value(gemm_round_store(out->pre, compute, at, lanes, v));
-    gemm_round_store(out->data, gemm_out_dtype(variant, compute), at, lanes, v);
+        v = gelu_value(gemm_round_store(out->pre, compute, at, lanes, stream, v));
+    gemm_round_store(out->data, gemm_out_dtype(variant, compute), at, lanes, stream, v);
 }
 
 VEC_INLINE void store_rows(const gemm_rows_t *rows, gemm_variant_t variant, mpt_dtype_t compute)
 {
     const gemm_output_t out = *rows->out;
+    const int stream = gemm_streams(&out, rows->column);
     for (int i = 0; i < rows->count; i++) {
         const float *c = rows->tile + (int64_t)i * rows->pitch;
         const int64_t at = (rows->row + i) * out.ld + rows->column;
         int j = 0;
         for (; j + VEC_LANES <= rows->columns; j += VEC_LANES)
-            store_vector(&out, c + j, at + j, rows->column + j, VEC_LANES, variant, compute);
+            store_vector(&out, c + j, at + j, rows->column + j, VEC_LANES, stream, variant,
+                         compute);
         if (j < rows->columns)
-            store_vector(&out, c + j, at + j, rows->column + j, rows->columns - j, variant, compute);
+            store_vector(&out, c + j, at + j, rows->column + j, rows->columns - j, 0, variant, compute);
     }
 }
 

@@ -25,6 +25,12 @@ typedef struct gemm_fetch {
     int64_t bytes;
 } gemm_fetch_t;
 
+static inline void gemm_fetch(const gemm_fetch_t *f)
+{
+    for (int64_t at = 0; at < f->bytes; at += 64)
+        __builtin_prefetch(f->at + at, 0, 2);
+}
+
 /* What a micro-kernel does while it waits for its products. */
 typedef struct gemm_aside {
     gemm_rows_t rows; /* to store: full-width rows; count 0: none */

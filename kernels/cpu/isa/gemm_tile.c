@@ -41,7 +41,6 @@ static void begin(void)
 
 static void end(void)
 {
-    _mm_sfence(); /* rows went past the caches */
     _tile_release();
 }
 
@@ -164,10 +163,6 @@ VEC_INLINE void add_products(void)
     _tile_dpbf16ps(3, 5, 7);
 }
 
-/*
- * Outputs are larger than the caches, and read by a later call: whole cache lines go past the caches. Storing through
- * them would read every line first, which takes twice the time.
- */
 VEC_INLINE void store_line(void *to, __m512i line, int stream)
 {
     if (stream)
@@ -191,8 +186,8 @@ VEC_INLINE void store_pair(void *array, mpt_dtype_t dtype, int64_t at, vec_t v[2
         v[0] = vec_from_f16(low);
         v[1] = vec_from_f16(high);
     } else {
-        store_line((float *)array + at, (__m512i)v[0], stream);
-        store_line((float *)array + at + PAIRS, (__m512i)v[1], stream);
+        gemm_store_f32((float *)array + at, v[0], stream);
+        gemm_store_f32((float *)array + at + PAIRS, v[1], stream);
     }
 }
 
@@ -226,16 +221,6 @@ VEC_INLINE void store_row(const gemm_rows_t *rows, const gemm_output_t *out, con
     store_pair(out->data, gemm_out_dtype(variant, compute), at, v, stream);
 }
 
-/* 1 where rows start on cache lines and are to go past the caches. */
-static int streams(const gemm_rows_t *rows)
-{
-    const gemm_output_t *out = rows->out;
-    const size_t bytes = mpt_dtype_bytes(out->dtype);
-    const uintptr_t starts = (uintptr_t)out->data | (uintptr_t)out->pre | (size_t)rows->column * bytes |
-                             (size_t)out->ld * bytes;
-    return out->finish != GEMM_ADD && starts % 64 == 0;
-}
-
 VEC_INLINE void multiply_step(const char *a, const char *b, int split)
 {
     load_a(a);
@@ -262,7 +247,7 @@ VEC_INLINE void multiply(const char *a, const char *b, int64_t steps, float *c, 
         storing ? gemm_bias(&out, rows.column, PAIRS, compute) : (vec_t){0},
         storing ? gemm_bias(&out, rows.column + PAIRS, PAIRS, compute) : (vec_t){0},
     };
-    const int stream = storing && streams(&rows);
+    const int stream = storing && gemm_streams(&out, rows.column);
     const char *fetch = aside->fetch.at, *fetch_end = fetch + aside->fetch.bytes;
     const int64_t share = (aside->fetch.bytes / LINE + steps - 1) / steps * LINE;
     int64_t row = 0, due = 0; /* rows are stored evenly over the steps */
@@ -353,7 +338,7 @@ const gemm_kernel_t gemm_tile_bf16_kernel = {
     .nr = NR,
     .k_step = PAIRS_DEPTH,
     .unit_bytes = 64,
-    .kc = 384,
+    .kc = 512,
     .pack_a = pack_a_bf16,
     .pack_b = pack_b_bf16,
     .multiply = multiply_bf16,
