@@ -350,6 +350,16 @@ static void assert_same_rows(const problem_t *p, const result_t *a, const result
     }
 }
 
+/* All of row t of a part (of out: -1) are not finite. */
+static void assert_bad_row(const problem_t *p, const result_t *r, int part, int64_t t)
+{
+    for (int64_t d = 0; d < p->head_dim; d++) {
+        const double x = part < 0 ? mpt_load(r->out, p->compute, row_at(p, 0, t, 0) + d)
+                                  : mpt_load(r->dqkv, p->compute, part_at(p, 0, t, part, 0) + d);
+        assert_false(isfinite(x));
+    }
+}
+
 /* Change everything of one token, to `value`. */
 static void change_token(problem_t *p, int64_t t, double value)
 {
@@ -406,6 +416,8 @@ static void a_query_reaches_gradients_of_earlier_keys_only(void **state)
             assert_same_rows(&p, &before, &after, 1, token + 1, n[1]);
             assert_same_rows(&p, &before, &after, 2, token + 1, n[1]);
             assert_same_rows(&p, &before, &after, 0, token + 1, n[1]);
+            for (int64_t i = 0; i <= token; i++)
+                assert_bad_row(&p, &after, 1, i);
             result_close(&before);
             result_close(&after);
             problem_close(&p);
@@ -413,16 +425,6 @@ static void a_query_reaches_gradients_of_earlier_keys_only(void **state)
 }
 
 /* ---- non-finite values ----------------------------------------------------------------------- */
-
-/* All of row t of a part (of out: -1) are not finite. */
-static void assert_bad_row(const problem_t *p, const result_t *r, int part, int64_t t)
-{
-    for (int64_t d = 0; d < p->head_dim; d++) {
-        const double x = part < 0 ? mpt_load(r->out, p->compute, row_at(p, 0, t, 0) + d)
-                                  : mpt_load(r->dqkv, p->compute, part_at(p, 0, t, part, 0) + d);
-        assert_false(isfinite(x));
-    }
-}
 
 static void a_bad_query_shows_in_its_row(void **state)
 {
@@ -465,6 +467,54 @@ static void a_bad_key_or_value_shows_in_every_later_row(void **state)
             for (int64_t t = token; t < n[1]; t++) {
                 assert_bad_row(&p, &r, -1, t);
                 assert_bad_row(&p, &r, 0, t);
+            }
+            result_close(&r);
+            problem_close(&p);
+        }
+}
+
+/* A bad output gradient shows in its column of dV, for each key that its query sees. */
+static void a_bad_output_gradient_shows_in_every_earlier_key(void **state)
+{
+    static const int64_t n[4] = {1, 150, 1, 20}, token = 70, column = 9;
+    (void)state;
+    for (int isa = MPT_ISA_PORTABLE; isa <= (int)mpt_isa_detect(); isa++)
+        for (int dtype = 0; dtype < RUN_DTYPES; dtype++) {
+            problem_t p = problem_open(run_dtypes[dtype], n, 1.5, 31);
+            mpt_store(p.dout, p.compute, row_at(&p, 0, token, 0) + column, INFINITY);
+            result_t r = run(&p, (mpt_isa_t)isa, 1);
+            assert_bad_row(&p, &r, 0, token);
+            for (int64_t t = 0; t < n[1]; t++)
+                for (int64_t d = 0; d < n[3]; d++) {
+                    const double x = mpt_load(r.dqkv, p.compute, part_at(&p, 0, t, 2, 0) + d);
+                    assert_int_equal(isfinite(x), t > token || d != column);
+                }
+            result_close(&r);
+            problem_close(&p);
+        }
+}
+
+/* An infinite key that every query scores at -inf has no weight; but 0 times it is NaN in dQ. (FP16
+ * products on tiles make NaN of such scores.) */
+static void an_infinite_key_without_weight_shows_in_the_gradient_alone(void **state)
+{
+    static const int64_t n[4] = {1, 150, 1, 20}, token = 70, column = 9;
+    (void)state;
+    for (int isa = MPT_ISA_PORTABLE; isa <= (int)mpt_isa_detect(); isa++)
+        for (int dtype = 0; dtype < 2; dtype++) {
+            problem_t p = problem_open(run_dtypes[dtype], n, 1.5, 37);
+            for (int64_t t = 0; t < n[1]; t++)
+                set(&p, t, 0, 0, column, -1);
+            set(&p, token, 1, 0, column, INFINITY);
+            result_t r = run(&p, (mpt_isa_t)isa, 1);
+            for (int64_t t = 0; t < n[1]; t++) {
+                assert_true(isfinite(r.lse[t]));
+                for (int64_t d = 0; d < n[3]; d++) {
+                    const double dq = mpt_load(r.dqkv, p.compute, part_at(&p, 0, t, 0, 0) + d);
+                    const double out = mpt_load(r.out, p.compute, row_at(&p, 0, t, 0) + d);
+                    assert_true(isfinite(out));
+                    assert_int_equal(isfinite(dq), t < token || d != column);
+                }
             }
             result_close(&r);
             problem_close(&p);
@@ -564,6 +614,8 @@ int main(void)
         cmocka_unit_test(a_query_reaches_gradients_of_earlier_keys_only),
         cmocka_unit_test(a_bad_query_shows_in_its_row),
         cmocka_unit_test(a_bad_key_or_value_shows_in_every_later_row),
+        cmocka_unit_test(a_bad_output_gradient_shows_in_every_earlier_key),
+        cmocka_unit_test(an_infinite_key_without_weight_shows_in_the_gradient_alone),
         cmocka_unit_test(gradients_match_finite_differences),
         cmocka_unit_test(scratch_grows_with_the_limits),
         cmocka_unit_test(too_little_scratch_is_refused),

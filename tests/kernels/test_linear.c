@@ -162,7 +162,293 @@ static void check_samples(const problem_t *p, const void *out)
     check_element(p, out, p->m - 1, 0);
     check_element(p, out, 0, p->n - 1);
     check_element(p, out, p->m - 1, p->n - 1);
-    int64_t samples = gemm_samples(p->k);
-    for (int64_t s = 0; s < samples; s++)
+    for (int s = 0; s < SAMPLES; s++)
         check_element(p, out, next_random(&state) % p->m, next_random(&state) % p->n);
+}
+
+static void *run(const problem_t *p, mpt_isa_t isa, int threads, float *sums)
+{
+    rig_t rig;
+    mpt_kernels_limits_t limits = limits_for(p->compute, p->rows, p->in, p->out);
+    size_t bytes = (size_t)(p->m * p->n) * mpt_dtype_bytes(out_dtype(p));
+    void *out = allocate(bytes);
+    memset(out, p->product == BACKWARD_WEIGHT ? 0 : 0xff, bytes);
+    rig_open(&rig, isa, threads, &limits);
+    assert_int_equal(call(&rig.k, p, out, sums), MPT_OK);
+    rig_close(&rig);
+    return out;
+}
+
+static void for_each_level_and_type(product_t product, int64_t rows, int64_t in, int64_t out)
+{
+    for (int compute = MPT_F32; compute <= MPT_F16; compute++) {
+        problem_t p = make_problem(product, (mpt_dtype_t)compute, rows, in, out);
+        for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
+            void *got = run(&p, (mpt_isa_t)isa, 1 + isa % 2, NULL);
+            check_samples(&p, got);
+            free(got);
+        }
+        free_problem(&p);
+    }
+}
+
+static void contractions_of_several_slices_are_summed_whole(void **state)
+{
+    (void)state;
+    for_each_level_and_type(FORWARD, 45, 1999, 70);
+    for_each_level_and_type(BACKWARD_INPUT, 333, 50, 1531);
+    for_each_level_and_type(BACKWARD_WEIGHT, 2111, 130, 35);
+}
+
+static void contractions_of_several_rounds_are_carried_on(void **state)
+{
+    (void)state;
+    for_each_level_and_type(BACKWARD_INPUT, 37, 240, 20001);
+    for_each_level_and_type(BACKWARD_WEIGHT, 9001, 700, 33);
+}
+
+static void packed_columns_of_several_rounds_are_all_written(void **state)
+{
+    (void)state;
+    for_each_level_and_type(FORWARD, 33, 600, 9001);
+}
+
+static void blocks_of_several_tasks_cover_the_output(void **state)
+{
+    (void)state;
+    for_each_level_and_type(FORWARD, 1100, 100, 200);
+    for_each_level_and_type(BACKWARD_INPUT, 700, 1000, 600);
+}
+
+static void any_number_of_threads_gives_the_same_bits(void **state)
+{
+    (void)state;
+    const int threads[] = {2, 3, 4, 7, 16};
+    for (int product = 0; product < PRODUCTS; product++)
+        for (int compute = MPT_F32; compute <= MPT_F16; compute++)
+            for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
+                problem_t p = make_problem((product_t)product, (mpt_dtype_t)compute, 301, 270, 290);
+                size_t bytes = (size_t)(p.m * p.n) * mpt_dtype_bytes(out_dtype(&p));
+                float first_sums[290] = {0};
+                void *first = run(&p, (mpt_isa_t)isa, 1, first_sums);
+                for (size_t t = 0; t < sizeof threads / sizeof threads[0]; t++) {
+                    float sums[290] = {0};
+                    void *other = run(&p, (mpt_isa_t)isa, threads[t], sums);
+                    assert_memory_equal(first, other, bytes);
+                    assert_memory_equal(first_sums, sums, sizeof sums);
+                    free(other);
+                }
+                free(first);
+                free_problem(&p);
+            }
+}
+
+/* Long enough for several rounds, in which the sums must not be taken twice. */
+static void bias_gradients_are_the_sums_over_all_rows(void **state)
+{
+    (void)state;
+    for (int compute = MPT_F32; compute <= MPT_F16; compute++)
+        for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
+            problem_t p = make_problem(BACKWARD_WEIGHT, (mpt_dtype_t)compute, 9001, 700, 33);
+            float sums[33];
+            for (int i = 0; i < 33; i++)
+                sums[i] = 2;
+            free(run(&p, (mpt_isa_t)isa, 2, sums));
+            for (int i = 0; i < 33; i++) {
+                double want = 2, magnitude = 2;
+                for (int64_t row = 0; row < p.rows; row++) {
+                    want += mpt_load(p.a, p.compute, row * p.out + i);
+                    magnitude += fabs(mpt_load(p.a, p.compute, row * p.out + i));
+                }
+                assert_true(fabs(sums[i] - want) <= 0x1p-20 * magnitude);
+            }
+            free_problem(&p);
+        }
+}
+
+static void weight_gradients_add_to_what_is_there(void **state)
+{
+    (void)state;
+    for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
+        problem_t p = make_problem(BACKWARD_WEIGHT, MPT_BF16, 100, 90, 80);
+        mpt_kernels_limits_t limits = limits_for(p.compute, p.rows, p.in, p.out);
+        float *once = allocate(90 * 80 * 4), *twice = allocate(90 * 80 * 4);
+        memset(once, 0, 90 * 80 * 4);
+        memset(twice, 0, 90 * 80 * 4);
+        rig_t rig;
+        rig_open(&rig, (mpt_isa_t)isa, 1, &limits);
+        assert_int_equal(call(&rig.k, &p, once, NULL), MPT_OK);
+        assert_int_equal(call(&rig.k, &p, twice, NULL), MPT_OK);
+        assert_int_equal(call(&rig.k, &p, twice, NULL), MPT_OK);
+        rig_close(&rig);
+        for (int i = 0; i < 90 * 80; i++)
+            assert_true(twice[i] == 2 * once[i]);
+        free(once);
+        free(twice);
+        free_problem(&p);
+    }
+}
+
+/* ---- GELU ------------------------------------------------------------------------------------------ */
+
+static double gelu(double p)
+{
+    return 0.5 * p * (1 + tanh(0.79788456080286535588 * (p + 0.044715 * p * p * p)));
+}
+
+static double gelu_slope(double p)
+{
+    double t = tanh(0.79788456080286535588 * (p + 0.044715 * p * p * p));
+    return 0.5 * (1 + t) + 0.5 * p * (1 - t * t) * 0.79788456080286535588 * (1 + 3 * 0.044715 * p * p);
+}
+
+#define POINTS 6000 /* steps of 1/250 from -12 to 12 */
+
+static void gelu_is_accurate_over_its_whole_range(void **state)
+{
+    (void)state;
+    mpt_kernels_limits_t limits = limits_for(MPT_F32, POINTS, 1, 1);
+    float *x = allocate(POINTS * 4), *pre = allocate(POINTS * 4), *y = allocate(POINTS * 4), one = 1;
+    for (int i = 0; i < POINTS; i++)
+        x[i] = (float)(i - POINTS / 2) / 250;
+    for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
+        rig_t rig;
+        rig_open(&rig, (mpt_isa_t)isa, 1, &limits);
+        mpt_linear_forward_t f = {.compute = MPT_F32, .rows = POINTS, .in = 1, .out = 1, .x = x, .w = &one,
+                                  .pre = pre, .y = y, .y_dtype = MPT_F32};
+        mpt_linear_backward_input_t b = {.compute = MPT_F32, .rows = POINTS, .in = 1, .out = 1, .dy = x,
+                                         .w = &one, .pre = pre, .dx = y};
+        assert_int_equal(mpt_linear_forward(&rig.k, &f, NULL), MPT_OK);
+        for (int i = 0; i < POINTS; i++) {
+            assert_true(pre[i] == x[i]);
+            assert_true(fabs(y[i] - gelu(x[i])) <= 2e-7 * fabs((double)x[i]));
+            assert_true(fabs((double)x[i]) > 3 || fabs(y[i] - gelu(x[i])) <= 1e-6 * fabs(gelu(x[i])));
+        }
+        assert_int_equal(mpt_linear_backward_input(&rig.k, &b, NULL), MPT_OK);
+        for (int i = 0; i < POINTS; i++)
+            assert_true(fabs(y[i] - x[i] * gelu_slope(x[i])) <= 3e-6 * fabs((double)x[i]));
+        rig_close(&rig);
+    }
+    free(x);
+    free(pre);
+    free(y);
+}
+
+static void gelu_of_huge_and_special_numbers_is_what_the_formula_says(void **state)
+{
+    (void)state;
+    const float in[] = {3e38f, -3e38f, 1e20f, -1e20f, 40, -40, INFINITY, -INFINITY, NAN};
+    enum { COUNT = sizeof in / sizeof in[0] };
+    mpt_kernels_limits_t limits = limits_for(MPT_F32, COUNT, 1, 1);
+    float *x = allocate(sizeof in), *y = allocate(sizeof in), *pre = allocate(sizeof in), one = 1;
+    memcpy(x, in, sizeof in);
+    for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
+        rig_t rig;
+        rig_open(&rig, (mpt_isa_t)isa, 1, &limits);
+        mpt_linear_forward_t f = {.compute = MPT_F32, .rows = COUNT, .in = 1, .out = 1, .x = x, .w = &one,
+                                  .pre = pre, .y = y, .y_dtype = MPT_F32};
+        assert_int_equal(mpt_linear_forward(&rig.k, &f, NULL), MPT_OK);
+        for (int i = 0; i < 6; i++)
+            assert_true(y[i] == (x[i] > 0 ? x[i] : 0));
+        assert_true(y[6] == INFINITY);
+        assert_true(isnan(y[7]) && isnan(y[8]));
+        rig_close(&rig);
+    }
+    free(x);
+    free(y);
+    free(pre);
+}
+
+/* ---- FP16 ------------------------------------------------------------------------------------------ */
+
+/* 1 + 2^-10 has eleven significant bits: BF16 alone would make it 1. */
+static void fp16_products_keep_all_eleven_bits(void **state)
+{
+    (void)state;
+    mpt_kernels_limits_t limits = limits_for(MPT_F16, 1, 64, 1);
+    uint16_t *x = allocate(128), *w = allocate(128);
+    for (int i = 0; i < 64; i++) {
+        x[i] = mpt_f32_to_f16(i % 2 ? -1.0f : 1.0009765625f);
+        w[i] = mpt_f32_to_f16(1.0009765625f);
+    }
+    for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
+        float y;
+        rig_t rig;
+        rig_open(&rig, (mpt_isa_t)isa, 1, &limits);
+        mpt_linear_forward_t f = {.compute = MPT_F16, .rows = 1, .in = 64, .out = 1, .x = x, .w = w,
+                                  .y = &y, .y_dtype = MPT_F32};
+        assert_int_equal(mpt_linear_forward(&rig.k, &f, NULL), MPT_OK);
+        assert_true(fabs(y - 32 * 0x1p-10 * (1 + 0x1p-10)) <= 64 * 0x1p-18);
+        rig_close(&rig);
+    }
+    free(x);
+    free(w);
+}
+
+/* ---- scratch --------------------------------------------------------------------------------------- */
+
+static void scratch_is_enough_for_every_shape_within_the_limits(void **state)
+{
+    (void)state;
+    uint32_t random = 5;
+    mpt_kernels_limits_t limits = {.compute = MPT_BF16, .batch = 1, .seq = 1, .heads = 1, .head_dim = 1, .rows = 600,
+                                   .dim = 300, .hidden = 1200, .vocab_padded = 5000, .loss_rows = 70};
+    rig_t rig;
+    rig_open(&rig, mpt_isa_detect(), 3, &limits);
+    void *a = random_array(MPT_BF16, 600 * 1200, 1), *b = random_array(MPT_BF16, 300 * 5000, 2);
+    void *out = allocate(300 * 5000 * 4);
+    for (int i = 0; i < 60; i++) {
+        int head = i % 3 == 0;
+        problem_t p = {.product = (product_t)(i % PRODUCTS), .compute = MPT_BF16, .a = a, .b = b};
+        p.rows = 1 + next_random(&random) % (head ? 70 : 600);
+        p.in = 1 + next_random(&random) % 300;
+        p.out = 1 + next_random(&random) % (head ? 5000 : 1200);
+        if (p.product == BACKWARD_WEIGHT)
+            memset(out, 0, 300 * 5000 * 4);
+        p.b = p.product == BACKWARD_WEIGHT ? a : b;
+        assert_int_equal(call(&rig.k, &p, out, NULL), MPT_OK);
+    }
+    rig_close(&rig);
+    free(a);
+    free(b);
+    free(out);
+}
+
+static void too_little_scratch_is_refused_before_anything_is_written(void **state)
+{
+    (void)state;
+    problem_t p = make_problem(FORWARD, MPT_BF16, 64, 64, 64);
+    mpt_kernels_limits_t limits = limits_for(MPT_BF16, 64, 64, 64);
+    float *out = allocate(64 * 64 * 4);
+    memset(out, 0xff, 64 * 64 * 4);
+    rig_t rig;
+    rig_open(&rig, mpt_isa_detect(), 1, &limits);
+    size_t bytes = rig.k.scratch_bytes;
+    rig.k.scratch_bytes = 64;
+    assert_int_equal(call(&rig.k, &p, out, NULL), MPT_ERR_INVALID_ARG);
+    for (int i = 0; i < 64 * 64; i++)
+        assert_true(isnan(out[i]));
+    rig.k.scratch_bytes = bytes;
+    rig_close(&rig);
+    free(out);
+    free_problem(&p);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(contractions_of_several_slices_are_summed_whole),
+        cmocka_unit_test(contractions_of_several_rounds_are_carried_on),
+        cmocka_unit_test(packed_columns_of_several_rounds_are_all_written),
+        cmocka_unit_test(blocks_of_several_tasks_cover_the_output),
+        cmocka_unit_test(any_number_of_threads_gives_the_same_bits),
+        cmocka_unit_test(bias_gradients_are_the_sums_over_all_rows),
+        cmocka_unit_test(weight_gradients_add_to_what_is_there),
+        cmocka_unit_test(gelu_is_accurate_over_its_whole_range),
+        cmocka_unit_test(gelu_of_huge_and_special_numbers_is_what_the_formula_says),
+        cmocka_unit_test(fp16_products_keep_all_eleven_bits),
+        cmocka_unit_test(scratch_is_enough_for_every_shape_within_the_limits),
+        cmocka_unit_test(too_little_scratch_is_refused_before_anything_is_written),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

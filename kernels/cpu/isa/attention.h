@@ -19,7 +19,8 @@
  *
  * Non-finite values. Where rows are summed with weights that are zero above the diagonal, 0 * inf
  * would reach rows that must not see it. Such operands are packed with zeros in place of non-finite
- * values, and attention_nonfinite.c adds to the result what the sum should have shown.
+ * values, and attention_nonfinite.c adds to the result what the sum should have shown. An infinite
+ * element on F16 tiles makes NaN of scores that IEEE would leave infinite.
  */
 #ifndef MPT_CPU_ATTENTION_H
 #define MPT_CPU_ATTENTION_H

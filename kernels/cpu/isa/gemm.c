@@ -117,18 +117,16 @@ static float *tile_at(const block_t *b, int64_t row, int64_t column)
     return (float *)(r->scratch + p->b_bytes) + tiles * mr * nr;
 }
 
-static void complete_tile(block_t *b, const float *tile, int64_t row, int64_t column)
+static gemm_rows_t rows_of_tile(const block_t *b, const float *tile, int64_t row, int64_t column)
 {
     const gemm_kernel_t *kernel = b->r->plan.kernel;
-    const gemm_rows_t rows = {.out = &b->r->g->out,
-                              .tile = tile,
-                              .pitch = kernel->nr,
-                              .count = (int)gemm_min(kernel->mr, b->m0 + b->m_count - row),
-                              .columns = (int)gemm_min(kernel->nr, b->n0 + b->n_count - column),
-                              .row = row,
-                              .column = column};
-    gemm_queue_push(&b->queue, &rows);
-    gemm_queue_shorten(&b->queue, b->most_queued);
+    return (gemm_rows_t){.out = &b->r->g->out,
+                         .tile = tile,
+                         .pitch = kernel->nr,
+                         .count = (int)gemm_min(kernel->mr, b->m0 + b->m_count - row),
+                         .columns = (int)gemm_min(kernel->nr, b->n0 + b->n_count - column),
+                         .row = row,
+                         .column = column};
 }
 
 /* Multiply two panels; where the kernel can, some rows of an earlier tile are stored meanwhile. */
@@ -159,12 +157,16 @@ static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t 
     int complete = k + k_count == r->k_count && (!r->plan.carries || r->k0 + k + k_count == r->g->k);
     const char *panel = panel_of_b(r, column, k, k_count);
     gemm_fetch_t next = {.at = panel + bytes, .bytes = gemm_round_up(bytes * kernel->mr / b->m_count, CACHE_LINE)};
-    for (int64_t i = 0; i < b->m_count; i += kernel->mr) {
+    for (int64_t i = 0; i < b->m_count; i += kernel->mr, next.at += next.bytes) {
         float *c = tile_at(b, b->m0 + i, column);
+        gemm_rows_t rows = rows_of_tile(b, c, b->m0 + i, column);
+        if (complete && !r->multiply_storing)
+            gemm_fetch_operands(&rows);
         multiply_panels(b, panel_of_a(b, i, k, k_count), panel, steps, c, load, next);
-        next.at += next.bytes;
-        if (complete)
-            complete_tile(b, c, b->m0 + i, column);
+        if (!complete)
+            continue;
+        gemm_queue_push(&b->queue, &rows);
+        gemm_queue_shorten(&b->queue, b->most_queued);
     }
 }
 

@@ -3,15 +3,15 @@
 
 /*
  * FP32 products by fused multiply-add, 16-bit operands widened while packing. A panel: for each index of
- * the contraction MR (or NR) floats. The tile's sums fill all vector registers but a few: 28 of 32, or 12 of 16.
+ * the contraction MR (or NR) floats. The tile's sums fill most of the vector registers, 24 of 32 or 12 of 16, in a shape
+ * with few loads for each product: a processor at its power limit is slowed by every instruction.
  */
 #if VEC_LANES == 16
-#define MR 14
-#define VECTORS 2
+#define MR 8
 #else
 #define MR 4
-#define VECTORS 3
 #endif
+#define VECTORS 3
 #define NR (VECTORS * VEC_LANES)
 
 /* Lines lie across: each index of the contraction is one short run in memory. */
@@ -104,26 +104,26 @@ static void multiply(const void *a, const void *b, int64_t steps, float *c, int 
     const float *pa = a, *pb = b;
     vec_t sum[MR][VECTORS], bj[VECTORS];
     gemm_fetch(&aside->fetch);
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int i = 0; i < MR; i++)
-#pragma GCC unroll 4
+#pragma GCC unroll 3
         for (int j = 0; j < VECTORS; j++)
             sum[i][j] = load ? vec_load_f32(c + i * NR + j * VEC_LANES, VEC_LANES) : vec_set(0);
     for (int64_t s = 0; s < steps; s++, pa += MR, pb += NR) {
-#pragma GCC unroll 4
+#pragma GCC unroll 3
         for (int j = 0; j < VECTORS; j++)
             bj[j] = vec_load_f32(pb + j * VEC_LANES, VEC_LANES);
-#pragma GCC unroll 16
+#pragma GCC unroll 8
         for (int i = 0; i < MR; i++) {
             const vec_t ai = broadcast(pa[i]);
-#pragma GCC unroll 4
+#pragma GCC unroll 3
             for (int j = 0; j < VECTORS; j++)
                 sum[i][j] = vec_fma(ai, bj[j], sum[i][j]);
         }
     }
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int i = 0; i < MR; i++)
-#pragma GCC unroll 4
+#pragma GCC unroll 3
         for (int j = 0; j < VECTORS; j++)
             vec_store_f32(c + i * NR + j * VEC_LANES, VEC_LANES, sum[i][j]);
 }
@@ -144,7 +144,7 @@ const gemm_kernel_t gemm_fma_kernel = {
     .nr = NR,
     .k_step = 1,
     .unit_bytes = 4,
-    .kc = 256,
+    .kc = 192,
     .pack_a = pack_a,
     .pack_b = pack_b,
     .multiply = multiply,

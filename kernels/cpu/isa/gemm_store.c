@@ -61,3 +61,21 @@ void gemm_store_rows(const gemm_rows_t *rows)
         store_typed(rows, MPT_F32);
     }
 }
+
+static void fetch_matrix(const gemm_rows_t *rows, const void *matrix, mpt_dtype_t dtype)
+{
+    const int64_t element = (int64_t)mpt_dtype_bytes(dtype);
+    for (int i = 0; i < rows->count; i++) {
+        const char *row = (const char *)matrix + ((rows->row + i) * rows->out->ld + rows->column) * element;
+        const gemm_fetch_t part = {.at = row, .bytes = rows->columns * element};
+        gemm_fetch(&part);
+    }
+}
+
+void gemm_fetch_operands(const gemm_rows_t *rows)
+{
+    if (rows->out->finish == GEMM_ADD)
+        fetch_matrix(rows, rows->out->data, MPT_F32);
+    else if (rows->out->finish == GEMM_GELU_SLOPE)
+        fetch_matrix(rows, rows->out->slope_at, rows->out->compute);
+}

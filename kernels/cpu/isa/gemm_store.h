@@ -8,6 +8,7 @@
 
 #include "gemm.h"
 
+#define gemm_fetch_operands MPT_LEVEL_NAME(mpt_cpu_gemm_fetch_operands)
 #define gemm_store_rows MPT_LEVEL_NAME(mpt_cpu_gemm_store_rows)
 
 /* Rows of a complete tile, `pitch` floats apart, and the place of the first in the output. */
@@ -36,6 +37,9 @@ typedef struct gemm_aside {
     gemm_rows_t rows; /* to store: full-width rows; count 0: none */
     gemm_fetch_t fetch;
 } gemm_aside_t;
+
+/** Bring near what finishing these rows will read. */
+void gemm_fetch_operands(const gemm_rows_t *rows);
 
 /** Finish and store these rows. */
 void gemm_store_rows(const gemm_rows_t *rows);
