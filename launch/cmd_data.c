@@ -54,6 +54,10 @@ int mpt_cmd_data(int argc, char **argv)
     code = mpt_options_begin(&usage, argc, argv, &count);
     if (code >= 0)
         return code;
+    if (val && fraction == 0) {
+        fprintf(stderr, "mpt-ddp data: --val %s: nothing to write with --val-fraction 0; drop one of them\n", val);
+        return 2;
+    }
     default_path(argv[0], "train", train_default);
     default_path(argv[0], "val", val_default);
     const mpt_tokenize_params_t params = {

@@ -16,6 +16,7 @@ extern "C" {
 typedef struct mpt_place {
     int threads;
     int bound;  /* cpus[] is meaningful */
+    double load; /* threads of the ranks that share these cores, over the cores; at least 1 */
     int yield;  /* this host has fewer cores than threads of all its ranks: waits give the core away */
     int cpus[MPT_PLACE_MAX_THREADS];
 } mpt_place_t;

@@ -107,13 +107,20 @@ static void warn_changes(const mpt_session_t *s, const mpt_checkpoint_meta_t *me
     uint64_t seed = strtoull(text, NULL, 10);
     int64_t batch = get_integer(meta, "global_batch", &found);
     int64_t sequence = get_integer(meta, "sequence", &found);
+    found = found && mpt_checkpoint_get(meta->text, "order", text, sizeof text);
+    int shuffled = strcmp(text, "shuffled") == 0;
     if (s->boot->rank == 0 && found &&
         (seed != s->config.train.seed || batch != s->config.train.global_batch ||
-         sequence != s->config.data.sequence))
+         sequence != s->config.data.sequence ||
+         shuffled != (s->config.data.order == MPT_ORDER_SHUFFLED)))
         mpt_log_warn(&s->log,
                      "%s was saved with seed %" PRIu64 ", global_batch %" PRId64 ", sequence %" PRId64
-                     "; with other values the order of data is another one from here on",
-                     meta->path, seed, batch, sequence);
+                     ", order %s; with other values the order of data is another one from here on",
+                     meta->path, seed, batch, sequence, text);
+    const char *compute = mpt_dtype_name(s->config.precision.compute);
+    if (s->boot->rank == 0 && mpt_checkpoint_get(meta->text, "compute", text, sizeof text) &&
+        strcmp(text, compute) != 0)
+        mpt_log_warn(&s->log, "%s was trained in %s; from here on it is %s", meta->path, text, compute);
 }
 
 static mpt_status_t load_own(mpt_session_t *s, const char *path, int *other_model_p)

@@ -159,6 +159,7 @@ typedef struct reader {
     mpt_checkpoint_meta_t meta;
     int is_checkpoint;
     mpt_place_t place;
+    mpt_isa_t isa;
     mpt_boot_t *boot;
     mpt_pool_t *pool;
     mpt_device_t *device;
@@ -200,7 +201,11 @@ static mpt_status_t read_shape(reader_t *r, const char *path)
 
 static mpt_status_t open_device(reader_t *r)
 {
-    mpt_status_t status = mpt_boot_self_create(&r->boot);
+    mpt_environment_t environment;
+    mpt_environment_read(&environment);
+    mpt_status_t status = mpt_session_isa(&environment, &r->log, &r->isa);
+    if (status == MPT_OK)
+        status = mpt_boot_self_create(&r->boot);
     if (status == MPT_OK)
         status = mpt_place_choose(r->boot, 0, &r->log, &r->place);
     if (status == MPT_OK)
@@ -217,7 +222,7 @@ static void *cut_reader(reader_t *r, mpt_arena_t *arena, void **working_p, void 
 {
     mpt_kernels_limits_t limits;
     mpt_gpt2_limits(&r->model.shape, r->model.compute, &limits);
-    *scratch_bytes_p = mpt_kernels_scratch_bytes(mpt_kernels_find("cpu"), mpt_isa_detect(),
+    *scratch_bytes_p = mpt_kernels_scratch_bytes(mpt_kernels_find("cpu"), r->isa,
                                                  r->place.threads, &limits);
     mpt_gpt2_cut(&r->model, arena);
     *scratch_p = mpt_arena_cut(arena, MPT_USE_SCRATCH, *scratch_bytes_p);
@@ -252,7 +257,7 @@ static mpt_status_t open_model(reader_t *r, const char *path)
         return status;
     float *master = cut_reader(r, &r->arena, &working, &scratch, &scratch_bytes);
     mpt_gpt2_limits(&shape, r->model.compute, &limits);
-    status = mpt_kernels_init(&r->kernels, mpt_kernels_find("cpu"), r->device, &r->log, mpt_isa_detect(),
+    status = mpt_kernels_init(&r->kernels, mpt_kernels_find("cpu"), r->device, &r->log, r->isa,
                               scratch, scratch_bytes, &limits);
     r->model.kernels = &r->kernels;
     r->model.stream = r->stream;

@@ -56,12 +56,18 @@ int mpt_save_poll(mpt_session_t *s, int64_t *step_p)
     return end_save(s, !failed, step_p);
 }
 
+/* Disks differ: a rank whose write is done waits this much longer for the others than in a step. */
+#define SAVE_GRACE_S 600.0
+
 /* One byte of every rank over the run's communicator; the worst comes back. */
 static mpt_status_t vote_by_comm(mpt_session_t *s, uint8_t own, uint8_t *worst_p)
 {
     uint8_t *all = (uint8_t *)s->memory.records;
+    double limit = s->comm->timeout_s;
     s->comm->what = "vote on a checkpoint";
+    s->comm->timeout_s = limit > 0.0 ? limit + SAVE_GRACE_S : 0.0;
     mpt_status_t status = mpt_comm_all_gather(s->comm, &own, all, 1, s->stream);
+    s->comm->timeout_s = limit;
     s->comm->what = NULL;
     if (status == MPT_OK)
         status = s->device->ops->stream_synchronize(s->device, s->stream);

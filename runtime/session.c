@@ -50,13 +50,19 @@ static void release_held(mpt_log_target_t *to, int aloud)
     to->held[0] = '\0';
 }
 
-mpt_log_level_t mpt_session_log_level(const mpt_environment_t *environment)
+int mpt_session_log_level_find(const char *name)
 {
     static const char *const names[] = {"error", "warn", "info", "debug"};
     for (int i = 0; i < 4; i++)
-        if (strcmp(environment->log_level, names[i]) == 0)
-            return (mpt_log_level_t)i;
-    return MPT_LOG_INFO;
+        if (strcmp(name, names[i]) == 0)
+            return i;
+    return -1;
+}
+
+mpt_log_level_t mpt_session_log_level(const mpt_environment_t *environment)
+{
+    int level = mpt_session_log_level_find(environment->log_level);
+    return level >= 0 ? (mpt_log_level_t)level : MPT_LOG_INFO;
 }
 
 mpt_status_t mpt_session_vote(mpt_session_t *s, mpt_status_t own)

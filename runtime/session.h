@@ -110,6 +110,8 @@ char *mpt_session_source_text(const mpt_config_source_t *source, const mpt_log_t
 
 /* log adaptor */
 void mpt_session_log_sink(void *target, mpt_log_level_t level, const char *line);
+/** The level of that name, or -1. */
+int mpt_session_log_level_find(const char *name);
 mpt_log_level_t mpt_session_log_level(const mpt_environment_t *environment);
 /** This machine's instruction level, capped by MPT_ISA. @return MPT_OK; MPT_ERR_CONFIG (logged): no such level; *isa_p is then not capped. */
 mpt_status_t mpt_session_isa(const mpt_environment_t *environment, const mpt_log_t *log, mpt_isa_t *isa_p);

@@ -60,6 +60,27 @@ static mpt_status_t open_config(mpt_session_t *s, const mpt_config_source_t *sou
 
 /* ---- stage 2: threads, device, backends -------------------------------------------------------------------- */
 
+/* Values of the environment that no other check looks at; rank 0 speaks. */
+static mpt_status_t check_environment(mpt_session_t *s)
+{
+    const mpt_environment_t *env = &s->environment;
+    const mpt_log_t *log = s->boot->rank == 0 ? &s->log : NULL;
+    if (env->comm[0] != '\0' && strcmp(env->comm, "self") != 0 && strcmp(env->comm, "mpi") != 0 &&
+        strcmp(env->comm, "shm") != 0) {
+        mpt_log_error(log, "MPT_COMM=%s: not one of self, mpi, shm", env->comm);
+        return MPT_ERR_CONFIG;
+    }
+    if (env->log_level[0] != '\0' && mpt_session_log_level_find(env->log_level) < 0) {
+        mpt_log_error(log, "MPT_LOG=%s: not one of error, warn, info, debug", env->log_level);
+        return MPT_ERR_CONFIG;
+    }
+    if (mpt_kernels_find(env->kernels[0] != '\0' ? env->kernels : "cpu") == NULL) {
+        mpt_log_error(log, "MPT_KERNELS=%s: not one of cpu, ref", env->kernels);
+        return MPT_ERR_CONFIG;
+    }
+    return MPT_OK;
+}
+
 /* The lowest instruction level of all ranks, so that all compute the same bits. */
 static mpt_status_t agree_on_isa(mpt_session_t *s, mpt_isa_t own, mpt_isa_t *isa_p)
 {
@@ -85,10 +106,6 @@ static mpt_status_t choose_backends(mpt_session_t *s)
     p->ranks = s->boot->ranks;
     p->comm_backend = env->comm[0] != '\0' ? env->comm : mpt_comm_choose(s->boot);
     p->kernel_ops = mpt_kernels_find(env->kernels[0] != '\0' ? env->kernels : "cpu");
-    if (p->kernel_ops == NULL) {
-        mpt_log_error(&s->log, "MPT_KERNELS=%s: not one of cpu, ref", env->kernels);
-        status = MPT_ERR_CONFIG;
-    }
     mpt_status_t agreed = agree_on_isa(s, own, &p->isa);
     return status != MPT_OK ? status : agreed;
 }
@@ -217,6 +234,8 @@ static mpt_status_t open_files(mpt_session_t *s)
                                    .rank = s->boot->rank,
                                    .snapshot = s->memory.snapshot},
         &s->saver);
+    if (status == MPT_OK && s->boot->rank == 0 && s->progress.step > 0)
+        mpt_checkpoint_set_aside(config->checkpoint.dir, s->progress.step, &s->log);
     if (status == MPT_OK && s->boot->rank == 0)
         status = mpt_metrics_open(config->log.dir, s->progress.step, &s->log, &s->metrics);
     return status;
@@ -224,7 +243,9 @@ static mpt_status_t open_files(mpt_session_t *s)
 
 static mpt_status_t measure_peak(mpt_session_t *s)
 {
-    double own = mpt_peak_flops(s->device, s->memory_params.isa, s->config.precision.compute);
+    /* A thread that shares its core measures the whole core, once for each that shares it. */
+    double own =
+        mpt_peak_flops(s->device, s->memory_params.isa, s->config.precision.compute) / s->place.load;
     double *all = calloc((size_t)s->boot->ranks, sizeof *all);
     if (all == NULL)
         return MPT_ERR_NO_MEMORY;
@@ -253,8 +274,8 @@ typedef mpt_status_t (*stage_t)(mpt_session_t *session);
 
 static mpt_status_t open_stages(mpt_session_t *s, const mpt_session_params_t *params)
 {
-    static const stage_t before[] = {choose_backends, open_device, open_memory, open_comm, open_kernels,
-                                     open_data};
+    static const stage_t before[] = {check_environment, choose_backends, open_device, open_memory,
+                                     open_comm,         open_kernels,    open_data};
     static const stage_t after[] = {open_files, measure_peak, read_first_step};
     mpt_status_t status = mpt_session_vote(s, open_config(s, &params->config));
     for (size_t i = 0; i < sizeof before / sizeof *before && status == MPT_OK; i++)

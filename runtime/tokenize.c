@@ -66,6 +66,25 @@ static mpt_status_t write_split(const mpt_tokenize_params_t *params, const token
     return status;
 }
 
+static int same_file(const char *a, const char *b)
+{
+    struct stat of_a, of_b;
+    if (strcmp(a, b) == 0)
+        return 1;
+    return stat(a, &of_a) == 0 && stat(b, &of_b) == 0 && of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
+}
+
+/* No file may take another's place. */
+static mpt_status_t check_paths(const mpt_tokenize_params_t *params, const mpt_log_t *log)
+{
+    const char *text = params->text_path, *train = params->train_path, *val = params->val_path;
+    if (!same_file(text, train) && (val == NULL || (!same_file(text, val) && !same_file(train, val))))
+        return MPT_OK;
+    mpt_log_error(log, "%s, %s%s%s: text, training tokens and validation tokens need a file each", text, train,
+                  val != NULL ? ", " : "", val != NULL ? val : "");
+    return MPT_ERR_CONFIG;
+}
+
 mpt_status_t mpt_tokenize(const mpt_tokenize_params_t *params, int64_t *train_tokens_p, int64_t *val_tokens_p)
 {
     mpt_log_target_t target = {.log = params->log, .ctx = params->log_ctx};
@@ -85,7 +104,9 @@ mpt_status_t mpt_tokenize(const mpt_tokenize_params_t *params, int64_t *train_to
         mpt_log_error(&log, "a validation fraction of %g is not between 0 and 1", params->val_fraction);
         return MPT_ERR_CONFIG;
     }
-    mpt_status_t status = read_bytes(params->text_path, &log, &text, &bytes);
+    mpt_status_t status = check_paths(params, &log);
+    if (status == MPT_OK)
+        status = read_bytes(params->text_path, &log, &text, &bytes);
     if (status == MPT_OK)
         status = encode(ops, text, bytes, &all);
     if (status == MPT_OK)

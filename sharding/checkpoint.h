@@ -81,6 +81,9 @@ typedef struct mpt_checkpoint_meta {
 
 /** Steps of the committed checkpoints in `dir`, newest first; at most `capacity`. Returns their number (0 where there is no folder). */
 int mpt_checkpoint_list(const char *dir, int64_t *steps, int capacity);
+/** Rename the checkpoints after `step`, which another run left, to step-N.lost-1 and so on, so that none is taken for this run's.
+ * Says so for each. @return how many. */
+int mpt_checkpoint_set_aside(const char *dir, int64_t step, const mpt_log_t *log);
 /** dir/step-00000100 */
 void mpt_checkpoint_path(const char *dir, int64_t step, char *out, size_t bytes);
 /** Read and check `path`/meta. @return MPT_OK; MPT_ERR_CHECKPOINT (logged: what is wrong). */

@@ -47,6 +47,36 @@ static void remove_stale(const char *dir)
         closedir(folder);
 }
 
+static int rename_to_lost(const char *path)
+{
+    char lost[MPT_CHECKPOINT_PATH_MAX + 16];
+    for (int n = 1; n < 10000; n++) {
+        snprintf(lost, sizeof lost, "%s.lost-%d", path, n);
+        if (access(lost, F_OK) != 0)
+            return rename(path, lost);
+    }
+    errno = EEXIST;
+    return -1;
+}
+
+int mpt_checkpoint_set_aside(const char *dir, int64_t step, const mpt_log_t *log)
+{
+    int64_t steps[256];
+    char path[MPT_CHECKPOINT_PATH_MAX];
+    int moved = 0, count = mpt_checkpoint_list(dir, steps, 256);
+    for (int i = 0; i < count && steps[i] > step; i++) {
+        mpt_checkpoint_path(dir, steps[i], path, sizeof path);
+        if (rename_to_lost(path) == 0) {
+            mpt_log_warn(log, "%s is later than where this run starts: set aside as %s.lost-N", path, path);
+            moved++;
+        } else {
+            mpt_log_warn(log, "cannot set %s aside: %s; --resume auto may take it for this run's", path,
+                         strerror(errno));
+        }
+    }
+    return moved;
+}
+
 mpt_status_t mpt_checkpoint_create(const mpt_checkpoint_params_t *params, mpt_checkpoint_t **saver_p)
 {
     size_t tensors = (size_t)params->layout->tensor_count;

@@ -1,7 +1,7 @@
 #include "kernels.h"
 
 static const char *const isa_names[MPT_ISA_COUNT] = {
-    [MPT_ISA_PORTABLE] = "portable",         [MPT_ISA_AVX2] = "avx2", [MPT_ISA_AVX512] = "avx512",
+    [MPT_ISA_PORTABLE] = "portable",       [MPT_ISA_AVX2] = "avx2", [MPT_ISA_AVX512] = "avx512",
     [MPT_ISA_AVX512_BF16] = "avx512_bf16", [MPT_ISA_AMX] = "amx",
 };
 
@@ -20,9 +20,9 @@ const char *mpt_isa_name(mpt_isa_t isa)
 #define XFEATURE_XTILEDATA 18
 
 /* Register states the system saves at a context switch (XCR0): an instruction set is of use only if its registers survive one. */
-#define STATE_AVX 0x6u        /* XMM, YMM */
-#define STATE_AVX512 0xe0u    /* mask registers, ZMM */
-#define STATE_TILES 0x60000u  /* tile configuration, tile data */
+#define STATE_AVX 0x6u       /* XMM, YMM */
+#define STATE_AVX512 0xe0u   /* mask registers, ZMM */
+#define STATE_TILES 0x60000u /* tile configuration, tile data */
 
 typedef struct features {
     unsigned leaf1_ecx, leaf7_ebx, leaf7_edx, leaf7_1_eax;

@@ -44,8 +44,9 @@ static void rig_open(rig_t *rig, mpt_isa_t isa, int threads, const mpt_kernels_l
     size_t bytes = mpt_kernels_scratch_bytes(cpu, isa, threads, limits);
     rig->scratch = allocate(bytes + GUARD);
     memset(rig->scratch, 0xff, bytes + GUARD);
-    assert_int_equal(mpt_kernels_init(&rig->k, cpu, rig->device, NULL, isa, rig->scratch, bytes, limits),
-                     MPT_OK);
+    assert_int_equal(
+        mpt_kernels_init(&rig->k, cpu, rig->device, NULL, isa, rig->scratch, bytes, limits),
+        MPT_OK);
 }
 
 static void rig_close(rig_t *rig)
@@ -59,9 +60,16 @@ static void rig_close(rig_t *rig)
 
 static mpt_kernels_limits_t limits_for(mpt_dtype_t compute, int64_t rows, int64_t in, int64_t out)
 {
-    return (mpt_kernels_limits_t){.compute = compute, .batch = 1, .seq = 1, .heads = 1, .head_dim = 1,
-                                  .rows = rows, .dim = in < out ? in : out, .hidden = in < out ? out : in,
-                                  .vocab_padded = 1, .loss_rows = 1};
+    return (mpt_kernels_limits_t){.compute = compute,
+                                  .batch = 1,
+                                  .seq = 1,
+                                  .heads = 1,
+                                  .head_dim = 1,
+                                  .rows = rows,
+                                  .dim = in < out ? in : out,
+                                  .hidden = in < out ? out : in,
+                                  .vocab_padded = 1,
+                                  .loss_rows = 1};
 }
 
 static uint32_t next_random(uint32_t *state)
@@ -89,7 +97,8 @@ typedef struct problem {
     void *a, *b; /* x, w; dy, w; dy, x */
 } problem_t;
 
-static problem_t make_problem(product_t product, mpt_dtype_t compute, int64_t rows, int64_t in, int64_t out)
+static problem_t make_problem(product_t product, mpt_dtype_t compute, int64_t rows, int64_t in,
+                              int64_t out)
 {
     problem_t p = {.product = product, .compute = compute, .rows = rows, .in = in, .out = out};
     const int64_t shapes[PRODUCTS][3] = {{rows, out, in}, {rows, in, out}, {out, in, rows}};
@@ -125,12 +134,29 @@ static mpt_dtype_t out_dtype(const problem_t *p)
 /* Logits for forward, so that what is compared was not rounded to 16 bits. */
 static mpt_status_t call(mpt_kernels_t *k, const problem_t *p, void *out, float *sums)
 {
-    mpt_linear_forward_t f = {.compute = p->compute, .rows = p->rows, .in = p->in, .out = p->out,
-                              .x = p->a, .w = p->b, .y = out, .y_dtype = MPT_F32};
-    mpt_linear_backward_input_t i = {.compute = p->compute, .rows = p->rows, .in = p->in, .out = p->out,
-                                     .dy = p->a, .w = p->b, .dx = out};
-    mpt_linear_backward_weight_t w = {.compute = p->compute, .rows = p->rows, .in = p->in, .out = p->out,
-                                      .dy = p->a, .x = p->b, .dw = out, .dbias = sums};
+    mpt_linear_forward_t f = {.compute = p->compute,
+                              .rows = p->rows,
+                              .in = p->in,
+                              .out = p->out,
+                              .x = p->a,
+                              .w = p->b,
+                              .y = out,
+                              .y_dtype = MPT_F32};
+    mpt_linear_backward_input_t i = {.compute = p->compute,
+                                     .rows = p->rows,
+                                     .in = p->in,
+                                     .out = p->out,
+                                     .dy = p->a,
+                                     .w = p->b,
+                                     .dx = out};
+    mpt_linear_backward_weight_t w = {.compute = p->compute,
+                                      .rows = p->rows,
+                                      .in = p->in,
+                                      .out = p->out,
+                                      .dy = p->a,
+                                      .x = p->b,
+                                      .dw = out,
+                                      .dbias = sums};
     if (p->product == FORWARD)
         return mpt_linear_forward(k, &f, NULL);
     return p->product == BACKWARD_INPUT ? mpt_linear_backward_input(k, &i, NULL)
@@ -141,7 +167,8 @@ static void check_element(const problem_t *p, const void *out, int64_t i, int64_
 {
     double want = 0, magnitude = 0;
     for (int64_t k = 0; k < p->k; k++) {
-        double product = mpt_load(p->a, p->compute, a_index(p, i, k)) * mpt_load(p->b, p->compute, b_index(p, j, k));
+        double product = mpt_load(p->a, p->compute, a_index(p, i, k)) *
+                         mpt_load(p->b, p->compute, b_index(p, j, k));
         want += product;
         magnitude += fabs(product);
     }
@@ -149,9 +176,10 @@ static void check_element(const problem_t *p, const void *out, int64_t i, int64_
     double unit = out_dtype(p) == MPT_BF16 ? 0x1p-8 : out_dtype(p) == MPT_F16 ? 0x1p-11 : 0x1p-24;
     double slack = (p->compute == MPT_F16 ? 0x1p-18 : 0x1p-20) * magnitude + unit * fabs(want);
     if (!(fabs(got - want) <= slack))
-        fail_msg("product %d in %s, %lld x %lld x %lld: element %lld,%lld is %.9g, not %.9g within %.3g",
-                 (int)p->product, mpt_dtype_name(p->compute), (long long)p->m, (long long)p->n, (long long)p->k,
-                 (long long)i, (long long)j, got, want, slack);
+        fail_msg(
+            "product %d in %s, %lld x %lld x %lld: element %lld,%lld is %.9g, not %.9g within %.3g",
+            (int)p->product, mpt_dtype_name(p->compute), (long long)p->m, (long long)p->n,
+            (long long)p->k, (long long)i, (long long)j, got, want, slack);
 }
 
 /* Corners, then anywhere. */
@@ -299,7 +327,8 @@ static double gelu(double p)
 static double gelu_slope(double p)
 {
     double t = tanh(0.79788456080286535588 * (p + 0.044715 * p * p * p));
-    return 0.5 * (1 + t) + 0.5 * p * (1 - t * t) * 0.79788456080286535588 * (1 + 3 * 0.044715 * p * p);
+    return 0.5 * (1 + t) +
+           0.5 * p * (1 - t * t) * 0.79788456080286535588 * (1 + 3 * 0.044715 * p * p);
 }
 
 #define POINTS 6000 /* steps of 1/250 from -12 to 12 */
@@ -308,21 +337,36 @@ static void gelu_is_accurate_over_its_whole_range(void **state)
 {
     (void)state;
     mpt_kernels_limits_t limits = limits_for(MPT_F32, POINTS, 1, 1);
-    float *x = allocate(POINTS * 4), *pre = allocate(POINTS * 4), *y = allocate(POINTS * 4), one = 1;
+    float *x = allocate(POINTS * 4), *pre = allocate(POINTS * 4), *y = allocate(POINTS * 4),
+          one = 1;
     for (int i = 0; i < POINTS; i++)
         x[i] = (float)(i - POINTS / 2) / 250;
     for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
         rig_t rig;
         rig_open(&rig, (mpt_isa_t)isa, 1, &limits);
-        mpt_linear_forward_t f = {.compute = MPT_F32, .rows = POINTS, .in = 1, .out = 1, .x = x, .w = &one,
-                                  .pre = pre, .y = y, .y_dtype = MPT_F32};
-        mpt_linear_backward_input_t b = {.compute = MPT_F32, .rows = POINTS, .in = 1, .out = 1, .dy = x,
-                                         .w = &one, .pre = pre, .dx = y};
+        mpt_linear_forward_t f = {.compute = MPT_F32,
+                                  .rows = POINTS,
+                                  .in = 1,
+                                  .out = 1,
+                                  .x = x,
+                                  .w = &one,
+                                  .pre = pre,
+                                  .y = y,
+                                  .y_dtype = MPT_F32};
+        mpt_linear_backward_input_t b = {.compute = MPT_F32,
+                                         .rows = POINTS,
+                                         .in = 1,
+                                         .out = 1,
+                                         .dy = x,
+                                         .w = &one,
+                                         .pre = pre,
+                                         .dx = y};
         assert_int_equal(mpt_linear_forward(&rig.k, &f, NULL), MPT_OK);
         for (int i = 0; i < POINTS; i++) {
             assert_true(pre[i] == x[i]);
             assert_true(fabs(y[i] - gelu(x[i])) <= 2e-7 * fabs((double)x[i]));
-            assert_true(fabs((double)x[i]) > 3 || fabs(y[i] - gelu(x[i])) <= 1e-6 * fabs(gelu(x[i])));
+            assert_true(fabs((double)x[i]) > 3 ||
+                        fabs(y[i] - gelu(x[i])) <= 1e-6 * fabs(gelu(x[i])));
         }
         assert_int_equal(mpt_linear_backward_input(&rig.k, &b, NULL), MPT_OK);
         for (int i = 0; i < POINTS; i++)
@@ -345,8 +389,15 @@ static void gelu_of_huge_and_special_numbers_is_what_the_formula_says(void **sta
     for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
         rig_t rig;
         rig_open(&rig, (mpt_isa_t)isa, 1, &limits);
-        mpt_linear_forward_t f = {.compute = MPT_F32, .rows = COUNT, .in = 1, .out = 1, .x = x, .w = &one,
-                                  .pre = pre, .y = y, .y_dtype = MPT_F32};
+        mpt_linear_forward_t f = {.compute = MPT_F32,
+                                  .rows = COUNT,
+                                  .in = 1,
+                                  .out = 1,
+                                  .x = x,
+                                  .w = &one,
+                                  .pre = pre,
+                                  .y = y,
+                                  .y_dtype = MPT_F32};
         assert_int_equal(mpt_linear_forward(&rig.k, &f, NULL), MPT_OK);
         for (int i = 0; i < 6; i++)
             assert_true(y[i] == (x[i] > 0 ? x[i] : 0));
@@ -375,8 +426,14 @@ static void fp16_products_keep_all_eleven_bits(void **state)
         float y;
         rig_t rig;
         rig_open(&rig, (mpt_isa_t)isa, 1, &limits);
-        mpt_linear_forward_t f = {.compute = MPT_F16, .rows = 1, .in = 64, .out = 1, .x = x, .w = w,
-                                  .y = &y, .y_dtype = MPT_F32};
+        mpt_linear_forward_t f = {.compute = MPT_F16,
+                                  .rows = 1,
+                                  .in = 64,
+                                  .out = 1,
+                                  .x = x,
+                                  .w = w,
+                                  .y = &y,
+                                  .y_dtype = MPT_F32};
         assert_int_equal(mpt_linear_forward(&rig.k, &f, NULL), MPT_OK);
         assert_true(fabs(y - 32 * 0x1p-10 * (1 + 0x1p-10)) <= 64 * 0x1p-18);
         rig_close(&rig);
@@ -391,8 +448,16 @@ static void scratch_is_enough_for_every_shape_within_the_limits(void **state)
 {
     (void)state;
     uint32_t random = 5;
-    mpt_kernels_limits_t limits = {.compute = MPT_BF16, .batch = 1, .seq = 1, .heads = 1, .head_dim = 1, .rows = 600,
-                                   .dim = 300, .hidden = 1200, .vocab_padded = 5000, .loss_rows = 70};
+    mpt_kernels_limits_t limits = {.compute = MPT_BF16,
+                                   .batch = 1,
+                                   .seq = 1,
+                                   .heads = 1,
+                                   .head_dim = 1,
+                                   .rows = 600,
+                                   .dim = 300,
+                                   .hidden = 1200,
+                                   .vocab_padded = 5000,
+                                   .loss_rows = 70};
     rig_t rig;
     rig_open(&rig, mpt_isa_detect(), 3, &limits);
     void *a = random_array(MPT_BF16, 600 * 1200, 1), *b = random_array(MPT_BF16, 300 * 5000, 2);

@@ -129,6 +129,9 @@ bytes=$(($(wc -c <text_train.bin) + $(wc -c <text_val.bin)))
 run 0 data texts/other.txt --val-fraction 0
 [ -s other_train.bin ] || fail "data: no other_train.bin"
 [ ! -e other_val.bin ] || fail "data: no split was asked for"
+usage_error 'a file each' data text.txt --train text.txt
+usage_error 'a file each' data text.txt --train same.bin --val same.bin
+usage_error 'drop one' data text.txt --val v.bin --val-fraction 0
 usage_error 'klingon' data text.txt --tokenizer klingon
 
 echo "plan: tables, and one JSON object"

@@ -105,18 +105,20 @@ unset MPT_INJECT
 
 # A full disk: a small tmpfs where that is allowed, else a limit on the size of files.
 full() {
+    local rank
     if mountpoint -q small; then
-        dd if=/dev/zero of=small/filler bs=4096 >dd.out 2>&1
+        dd if=/dev/zero of=small/filler bs=4096 2>dd.err
     else
-        for pid in $(pgrep -P "$1"); do prlimit --fsize=600000: --pid "$pid"; done
+        for rank in $(pgrep -P "$1"); do prlimit --fsize=600000: --pid "$rank"; done
     fi
     true
 }
 roomy() {
+    local rank
     if mountpoint -q small; then
         rm small/filler
     else
-        for pid in $(pgrep -P "$1"); do prlimit --fsize=unlimited: --pid "$pid"; done
+        for rank in $(pgrep -P "$1"); do prlimit --fsize=unlimited: --pid "$rank"; done
     fi
 }
 saved() { # saved EVENT COUNT

@@ -54,6 +54,21 @@ static void later_checkpoints_of_a_lost_run_do_not_count(void **state)
     assert_holds(s, scratch_path(s, "step-00000300"), 1, 5);
 }
 
+static void later_checkpoints_are_set_aside_whole(void **state)
+{
+    scratch_t *s = *state;
+    save_one(s, 2, 100, 1);
+    save_one(s, 2, 200, 2);
+    assert_int_equal(mpt_checkpoint_set_aside(s->folder, 200, &s->log), 0);
+    assert_int_equal(mpt_checkpoint_set_aside(s->folder, 100, &s->log), 1);
+    assert_list(s, 1, (const int64_t[]){100});
+    assert_holds(s, scratch_path(s, "step-00000200.lost-1"), 1, 2);
+    save_one(s, 2, 200, 3);
+    assert_int_equal(mpt_checkpoint_set_aside(s->folder, 100, &s->log), 1);
+    assert_holds(s, scratch_path(s, "step-00000200.lost-1"), 1, 2);
+    assert_holds(s, scratch_path(s, "step-00000200.lost-2"), 1, 3);
+}
+
 static void an_existing_folder_of_the_step_is_replaced(void **state)
 {
     scratch_t *s = *state;
@@ -204,6 +219,7 @@ int main(void)
         TEST(an_asynchronous_save_is_of_the_state_at_its_beginning),
         TEST(the_newest_few_are_kept),
         TEST(later_checkpoints_of_a_lost_run_do_not_count),
+        TEST(later_checkpoints_are_set_aside_whole),
         TEST(an_existing_folder_of_the_step_is_replaced),
         TEST(what_a_crash_left_behind_is_overwritten),
         TEST(a_full_disk_leaves_the_old_checkpoint_whole),

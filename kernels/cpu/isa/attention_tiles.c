@@ -53,46 +53,57 @@ VEC_INLINE void load_sums(const float *c, int64_t ld, int accumulate)
     }
 }
 
-/* 32 x 32 of c. With two planes: high x low, high x high, low x high. */
-VEC_INLINE void product_block(float *c, int64_t ld, attention_operand_t left,
-                              attention_operand_t right, int64_t steps, int accumulate,
-                              const int planes)
+/* 32 x 32 of c, from `a` and `b` on. With two planes: high x low, high x high, low x high. */
+VEC_INLINE void product_block(float *c, int64_t ld, const char *a, const char *b,
+                              const attention_operand_t *left, const attention_operand_t *right,
+                              int64_t steps, const int accumulate, const int planes)
 {
-    const char *a = left.data, *b = right.data;
     load_sums(c, ld, accumulate);
-    for (int64_t i = 0; i < steps; i++, a += left.inner, b += right.inner) {
-        LOAD_LEFT(a, left.outer);
+    do {
+        LOAD_LEFT(a, left->outer);
         if (planes == 2) {
-            LOAD_RIGHT(b + right.plane, right.outer);
+            LOAD_RIGHT(b + right->plane, right->outer);
             MULTIPLY();
         }
-        LOAD_RIGHT(b, right.outer);
+        LOAD_RIGHT(b, right->outer);
         MULTIPLY();
         if (planes == 2) {
-            LOAD_LEFT(a + left.plane, left.outer);
+            LOAD_LEFT(a + left->plane, left->outer);
             MULTIPLY();
         }
-    }
+        a += left->inner;
+        b += right->inner;
+    } while (--steps > 0);
     _tile_stored(0, c, ld * 4);
     _tile_stored(1, c + 16, ld * 4);
     _tile_stored(2, c + 16 * ld, ld * 4);
     _tile_stored(3, c + 16 * ld + 16, ld * 4);
 }
 
+VEC_INLINE void product_as(float *c, int64_t ld, int64_t rows, int64_t columns,
+                           attention_operand_t left, attention_operand_t right, int64_t steps,
+                           const int accumulate, const int planes)
+{
+    const char *b = right.data;
+    for (int64_t j = 0; j < columns; j += 32, b += 2 * right.outer) {
+        const char *a = left.data;
+        for (int64_t i = 0; i < rows; i += 32, a += 2 * left.outer)
+            product_block(c + i * ld + j, ld, a, b, &left, &right, steps, accumulate, planes);
+    }
+}
+
 void attention_tiles_product(const attention_shape_t *shape, float *c, int64_t ld, int64_t rows,
                              int64_t columns, attention_operand_t left, attention_operand_t right,
                              int64_t depth, int accumulate)
 {
+    const int64_t steps = depth / 32;
     MEMORY_FENCE();
-    for (int64_t j = 0; j < columns; j += 32)
-        for (int64_t i = 0; i < rows; i += 32) {
-            const attention_operand_t a = attention_at(shape, left, i, 0);
-            const attention_operand_t b = attention_at(shape, right, j, 0);
-            if (shape->planes == 1)
-                product_block(c + i * ld + j, ld, a, b, depth / 32, accumulate, 1);
-            else
-                product_block(c + i * ld + j, ld, a, b, depth / 32, accumulate, 2);
-        }
+    if (shape->planes == 2)
+        product_as(c, ld, rows, columns, left, right, steps, accumulate, 2);
+    else if (accumulate)
+        product_as(c, ld, rows, columns, left, right, steps, 1, 1);
+    else
+        product_as(c, ld, rows, columns, left, right, steps, 0, 1);
     MEMORY_FENCE();
 }
 

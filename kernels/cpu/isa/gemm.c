@@ -2,10 +2,10 @@
 #include "log.h"
 #include "pool.h"
 
-#define PACK_STRIPS 8   /* of B in one packing task */
-#define PACK_DEPTH 32   /* indices of the contraction packed at once where lines lie across */
+#define PACK_STRIPS 8 /* of B in one packing task */
+#define PACK_DEPTH 32 /* indices of the contraction packed at once where lines lie across */
 #define CACHE_LINE 64
-#define LAG 2           /* newest tiles left alone: their last products may be under way */
+#define LAG 2 /* newest tiles left alone: their last products may be under way */
 
 /* One round: what every task of it needs. */
 typedef struct round {
@@ -21,7 +21,7 @@ typedef struct block {
     const round_t *r;
     int64_t m0, m_count, n0, n_count;
     char *a;         /* packed */
-    float *tiles;    /* of C, two columns of them */
+    float *tiles;    /* of C: the block's, or two columns of them */
     int rows_a_call; /* rows of complete tiles to store during each product */
     int most_queued; /* complete tiles that may wait: one column */
     gemm_queue_t queue;
@@ -41,7 +41,8 @@ static int64_t panel_at(const gemm_kernel_t *kernel, int64_t lines, int64_t k, i
  * before the next: long runs of each row of memory instead of one cache line.
  */
 static void pack_lines(const gemm_kernel_t *kernel, const gemm_operand_t *op, gemm_pack_t pack,
-                       int width, int64_t first, int64_t lines, int64_t k0, int64_t k_count, char *to)
+                       int width, int64_t first, int64_t lines, int64_t k0, int64_t k_count,
+                       char *to)
 {
     int64_t depth = op->k_contiguous ? k_count : PACK_DEPTH;
     for (int64_t k = 0; k < k_count; k += depth)
@@ -154,9 +155,11 @@ static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t 
     int64_t steps = gemm_ceil(k_count, kernel->k_step);
     int64_t bytes = gemm_panel_bytes(kernel, kernel->nr, k_count);
     int load = k > 0 || (r->k0 > 0 && r->plan.carries);
-    int complete = k + k_count == r->k_count && (!r->plan.carries || r->k0 + k + k_count == r->g->k);
+    int complete =
+        k + k_count == r->k_count && (!r->plan.carries || r->k0 + k + k_count == r->g->k);
     const char *panel = panel_of_b(r, column, k, k_count);
-    gemm_fetch_t next = {.at = panel + bytes, .bytes = gemm_round_up(bytes * kernel->mr / b->m_count, CACHE_LINE)};
+    gemm_fetch_t next = {.at = panel + bytes,
+                         .bytes = gemm_round_up(bytes * kernel->mr / b->m_count, CACHE_LINE)};
     for (int64_t i = 0; i < b->m_count; i += kernel->mr, next.at += next.bytes) {
         float *c = tile_at(b, b->m0 + i, column);
         gemm_rows_t rows = rows_of_tile(b, c, b->m0 + i, column);
@@ -193,6 +196,25 @@ static void multiply_short(block_t *b)
             multiply_strip_slice(b, b->n0 + n, k, gemm_min(p->kc, b->r->k_count - k));
 }
 
+static void multiply_block(block_t *b)
+{
+    if (b->r->plan.long_k)
+        multiply_long(b);
+    else
+        multiply_short(b);
+    gemm_queue_shorten(&b->queue, 0);
+    gemm_stream_end();
+}
+
+/* Storing keeps pace: a tile is complete after one product of the last slice, or one of each slice of its strip. */
+static void set_pace(block_t *b)
+{
+    const gemm_plan_t *p = &b->r->plan;
+    int64_t products = p->long_k ? 1 : gemm_ceil(b->r->k_count, p->kc);
+    b->rows_a_call = (int)gemm_ceil(p->kernel->mr, products);
+    b->most_queued = b->r->multiply_storing ? (int)gemm_ceil(b->m_count, p->kernel->mr) : 0;
+}
+
 static void block_task(void *ctx, int task, int worker)
 {
     const round_t *r = ctx;
@@ -203,17 +225,10 @@ static void block_task(void *ctx, int task, int worker)
     b.n_count = gemm_min(p->nc, r->n0 + r->n_count - b.n0);
     b.a = r->scratch + p->b_bytes + p->carry_bytes + (size_t)worker * p->thread_bytes;
     b.tiles = (float *)(b.a + p->a_bytes);
-    int64_t calls = p->long_k ? 1 : gemm_ceil(r->k_count, p->kc); /* of the micro-kernel, for each complete tile */
-    b.rows_a_call = (int)gemm_ceil(p->kernel->mr, calls);
-    b.most_queued = r->multiply_storing ? (int)gemm_ceil(b.m_count, p->kernel->mr) : 0;
+    set_pace(&b);
     if (p->kernel->begin)
         p->kernel->begin();
-    if (p->long_k)
-        multiply_long(&b);
-    else
-        multiply_short(&b);
-    gemm_queue_shorten(&b.queue, 0);
-    gemm_stream_end();
+    multiply_block(&b);
     if (p->kernel->end)
         p->kernel->end();
 }
@@ -221,7 +236,8 @@ static void block_task(void *ctx, int task, int worker)
 static void run_round(round_t *r, mpt_pool_t *pool)
 {
     const gemm_plan_t *p = &r->plan;
-    int64_t packs = gemm_ceil(r->k_count, p->kc) * gemm_ceil(r->n_count, (int64_t)PACK_STRIPS * p->kernel->nr);
+    int64_t packs =
+        gemm_ceil(r->k_count, p->kc) * gemm_ceil(r->n_count, (int64_t)PACK_STRIPS * p->kernel->nr);
     int64_t blocks = gemm_ceil(r->g->a.count, p->mc) * gemm_ceil(r->n_count, p->nc);
     mpt_pool_run(pool, pack_b_task, r, (int)packs);
     mpt_pool_run(pool, block_task, r, (int)blocks);
@@ -237,7 +253,7 @@ mpt_status_t gemm_run(mpt_kernels_t *k, const gemm_t *g)
     gemm_plan_build(kernel, mpt_pool_threads(pool), g->a.count, g->b.count, g->k,
                     g->out.finish == GEMM_ADD, &r.plan);
     if (r.plan.bytes > k->scratch_bytes) {
-        mpt_log_error(k->log, "linear: a product of %lld x %lld x %lld needs %zu bytes of scratch, there are %zu",
+        mpt_log_error(k->log, "linear: %lld x %lld x %lld needs %zu bytes of scratch, not %zu",
                       (long long)g->a.count, (long long)g->b.count, (long long)g->k, r.plan.bytes,
                       k->scratch_bytes);
         return MPT_ERR_INVALID_ARG;
@@ -251,7 +267,8 @@ mpt_status_t gemm_run(mpt_kernels_t *k, const gemm_t *g)
     return MPT_OK;
 }
 
-size_t gemm_scratch_bytes(mpt_dtype_t compute, int threads, int64_t m, int64_t n, int64_t k, int adds)
+size_t gemm_scratch_bytes(mpt_dtype_t compute, int threads, int64_t m, int64_t n, int64_t k,
+                          int adds)
 {
     return gemm_plan_bound(gemm_kernel_for(compute), threads, m, n, k, adds);
 }

@@ -42,8 +42,8 @@ typedef enum gemm_finish {
 /* What becomes of C. Every matrix is dense, [rows of A, columns of B]. */
 typedef struct gemm_output {
     gemm_finish_t finish;
-    mpt_dtype_t compute;  /* type of bias, pre, slope_at */
-    mpt_dtype_t dtype;    /* type of data: compute, or F32 */
+    mpt_dtype_t compute; /* type of bias, pre, slope_at */
+    mpt_dtype_t dtype;   /* type of data: compute, or F32 */
     int64_t ld;
     void *data;
     const void *bias;     /* [columns], or NULL */
@@ -65,6 +65,7 @@ typedef struct gemm {
 mpt_status_t gemm_run(mpt_kernels_t *k, const gemm_t *g);
 
 /** Scratch that suffices for every product of at most m x n x k in `compute`; `adds`: that finishes with GEMM_ADD. Pure. */
-size_t gemm_scratch_bytes(mpt_dtype_t compute, int threads, int64_t m, int64_t n, int64_t k, int adds);
+size_t gemm_scratch_bytes(mpt_dtype_t compute, int threads, int64_t m, int64_t n, int64_t k,
+                          int adds);
 
 #endif

@@ -72,8 +72,8 @@ static void add_row_sums(const void *a, int64_t steps, float *sums, int rows)
     float total[MR] = {0};
     for (int64_t s = 0; s < steps; s++, panel += MR)
         for (int i = 0; i < MR; i++)
-            total[i] += mpt_f32_from_bits(panel[i] << 16) +
-                        mpt_f32_from_bits(panel[i] & 0xffff0000u);
+            total[i] +=
+                mpt_f32_from_bits(panel[i] << 16) + mpt_f32_from_bits(panel[i] & 0xffff0000u);
     for (int i = 0; i < rows; i++)
         sums[i] += total[i];
 }

@@ -56,8 +56,8 @@ static inline int gemm_streams(const gemm_output_t *out, int64_t column)
 {
 #if defined(VEC_AVX512)
     const int64_t bytes = (int64_t)mpt_dtype_bytes(out->dtype);
-    const uintptr_t starts = (uintptr_t)out->data | (uintptr_t)out->pre | (uintptr_t)(column * bytes) |
-                             (uintptr_t)(out->ld * bytes);
+    const uintptr_t starts = (uintptr_t)out->data | (uintptr_t)out->pre |
+                             (uintptr_t)(column * bytes) | (uintptr_t)(out->ld * bytes);
     return out->finish != GEMM_ADD && starts % 64 == 0;
 #else
     (void)out;

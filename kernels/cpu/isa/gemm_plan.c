@@ -2,12 +2,12 @@
 
 #define ROUND_BYTES (12 << 20) /* packed B: moderate as memory, and found in the last cache again */
 #define A_BYTES (1 << 20)      /* of a second-level cache, with room for what comes next */
-#define C_BYTES (768 << 10)
-#define C_COLUMNS 768          /* of a block whose sums stay in cache */
-#define MOST_ROWS 1024         /* of a task */
-#define SHORT_ROWS 256         /* a contraction is short if as many rows of A fit A_BYTES */
-#define TASKS_A_THREAD 4       /* so that threads that finish early find work */
-#define LEAST_PANELS 4         /* fewer panels of A for each of B cost more than an idle thread */
+#define C_BYTES (960 << 10)
+#define C_COLUMNS 768    /* of a block whose sums stay in cache */
+#define MOST_ROWS 1024   /* of a task */
+#define SHORT_ROWS 256   /* a contraction is short if as many rows of A fit A_BYTES */
+#define TASKS_A_THREAD 4 /* so that threads that finish early find work */
+#define LEAST_PANELS 4   /* fewer panels of A for each of B cost more than an idle thread */
 
 /* The length of equal pieces, at most `longest` (a multiple of `unit`), that cover `total`. */
 static int64_t equal_pieces(int64_t total, int64_t longest, int64_t unit)
@@ -54,7 +54,8 @@ static void choose_block(gemm_plan_t *p, int64_t m)
     p->nc = p->ns;
     if (p->long_k) {
         p->nc = equal_pieces(p->ns, gemm_round_up(C_COLUMNS, kernel->nr), kernel->nr);
-        rows = gemm_min(fitting(C_BYTES, p->nc * kernel->mr * 4, kernel->mr), resident_rows(kernel, p->kc));
+        rows = gemm_min(fitting(C_BYTES, p->nc * kernel->mr * 4, kernel->mr),
+                        resident_rows(kernel, p->kc));
     }
     p->mc = equal_pieces(m, gemm_min(rows, gemm_round_up(MOST_ROWS, kernel->mr)), kernel->mr);
 }
@@ -107,7 +108,8 @@ size_t gemm_plan_bound(const gemm_kernel_t *kernel, int threads, int64_t m, int6
     int64_t slice = gemm_min(kernel->kc, k);
     int64_t b = gemm_min(gemm_panel_bytes(kernel, columns, k),
                          max64(ROUND_BYTES, gemm_panel_bytes(kernel, block, slice)));
-    int64_t carry = gemm_panel_bytes(kernel, block, k) > ROUND_BYTES && !adds ? rows * columns * 4 : 0;
+    int64_t carry =
+        gemm_panel_bytes(kernel, block, k) > ROUND_BYTES && !adds ? rows * columns * 4 : 0;
     int64_t a = gemm_min(gemm_panel_bytes(kernel, rows, k), A_BYTES);
     int64_t short_tiles = gemm_min(rows, gemm_round_up(MOST_ROWS, mr)) * 2 * nr * 4;
     int64_t long_tiles = gemm_min(rows * block * 4, max64(C_BYTES, mr * block * 4));

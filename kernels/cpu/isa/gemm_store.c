@@ -24,7 +24,8 @@ VEC_INLINE void store_rows(const gemm_rows_t *rows, gemm_variant_t variant, mpt_
             store_vector(&out, c + j, at + j, rows->column + j, VEC_LANES, stream, variant,
                          compute);
         if (j < rows->columns)
-            store_vector(&out, c + j, at + j, rows->column + j, rows->columns - j, 0, variant, compute);
+            store_vector(&out, c + j, at + j, rows->column + j, rows->columns - j, 0, variant,
+                         compute);
     }
 }
 
@@ -66,7 +67,8 @@ static void fetch_matrix(const gemm_rows_t *rows, const void *matrix, mpt_dtype_
 {
     const int64_t element = (int64_t)mpt_dtype_bytes(dtype);
     for (int i = 0; i < rows->count; i++) {
-        const char *row = (const char *)matrix + ((rows->row + i) * rows->out->ld + rows->column) * element;
+        const char *row =
+            (const char *)matrix + ((rows->row + i) * rows->out->ld + rows->column) * element;
         const gemm_fetch_t part = {.at = row, .bytes = rows->columns * element};
         gemm_fetch(&part);
     }

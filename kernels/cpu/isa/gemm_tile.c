@@ -95,22 +95,26 @@ VEC_INLINE void pack_panel(const gemm_operand_t *op, int64_t first, int64_t k0, 
         }
 }
 
-static void pack_a_bf16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count, void *panel)
+static void pack_a_bf16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
+                        void *panel)
 {
     pack_panel(op, first, k0, count, panel, 1, 0);
 }
 
-static void pack_b_bf16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count, void *panel)
+static void pack_b_bf16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
+                        void *panel)
 {
     pack_panel(op, first, k0, count, panel, 0, 0);
 }
 
-static void pack_a_f16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count, void *panel)
+static void pack_a_f16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
+                       void *panel)
 {
     pack_panel(op, first, k0, count, panel, 1, 1);
 }
 
-static void pack_b_f16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count, void *panel)
+static void pack_b_f16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
+                       void *panel)
 {
     pack_panel(op, first, k0, count, panel, 0, 1);
 }
@@ -181,7 +185,8 @@ VEC_INLINE void store_pair(void *array, mpt_dtype_t dtype, int64_t at, vec_t v[2
         v[1] = vec_from_bf16((vec_u16_t)_mm512_extracti64x4_epi64(both, 1));
     } else if (dtype == MPT_F16) {
         const vec_u16_t low = vec_to_f16(v[0]), high = vec_to_f16(v[1]);
-        const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)low), (__m256i)high, 1);
+        const __m512i both =
+            _mm512_inserti64x4(_mm512_castsi256_si512((__m256i)low), (__m256i)high, 1);
         store_line((uint16_t *)array + at, both, stream);
         v[0] = vec_from_f16(low);
         v[1] = vec_from_f16(high);
@@ -290,7 +295,8 @@ DEFINE_MULTIPLY_STORING(multiply_f16_slope, GEMM_VARIANT_SLOPE, MPT_F16)
 DEFINE_MULTIPLY_STORING(multiply_f16_add, GEMM_VARIANT_ADD, MPT_F16)
 
 static const gemm_multiply_t storing_bf16[GEMM_VARIANTS] = {
-    multiply_bf16_store, multiply_bf16_widen, multiply_bf16_gelu, multiply_bf16_slope, multiply_bf16_add,
+    multiply_bf16_store, multiply_bf16_widen, multiply_bf16_gelu,
+    multiply_bf16_slope, multiply_bf16_add,
 };
 
 static const gemm_multiply_t storing_f16[GEMM_VARIANTS] = {
@@ -310,8 +316,8 @@ VEC_INLINE void add_tile_sums(const char *tile, int64_t steps, int64_t stride, i
 #pragma GCC unroll 16
             for (int i = 0; i < PAIRS; i++)
                 total[i] = pairs_dot(
-                    total[i],
-                    (vec_u32_t)_mm512_loadu_si512(tile + term * STEP_BYTES + 64 * i), ones);
+                    total[i], (vec_u32_t)_mm512_loadu_si512(tile + term * STEP_BYTES + 64 * i),
+                    ones);
     for (int i = 0; i < rows; i++)
         sums[i] += vec_sum(total[i]);
 }
@@ -338,7 +344,7 @@ const gemm_kernel_t gemm_tile_bf16_kernel = {
     .nr = NR,
     .k_step = PAIRS_DEPTH,
     .unit_bytes = 64,
-    .kc = 512,
+    .kc = 640,
     .pack_a = pack_a_bf16,
     .pack_b = pack_b_bf16,
     .multiply = multiply_bf16,
@@ -353,7 +359,7 @@ const gemm_kernel_t gemm_tile_f16_kernel = {
     .nr = NR,
     .k_step = PAIRS_DEPTH,
     .unit_bytes = 128,
-    .kc = 256,
+    .kc = 320,
     .pack_a = pack_a_f16,
     .pack_b = pack_b_f16,
     .multiply = multiply_f16,

@@ -24,7 +24,8 @@ mpt_status_t cpu_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backwa
     (void)s;
     const gemm_t g = {
         .k = a->out,
-        .a = {.data = a->dy, .dtype = a->compute, .count = a->rows, .ld = a->out, .k_contiguous = 1},
+        .a =
+            {.data = a->dy, .dtype = a->compute, .count = a->rows, .ld = a->out, .k_contiguous = 1},
         .b = {.data = a->w, .dtype = a->compute, .count = a->in, .ld = a->in, .k_contiguous = 0},
         .out = {.finish = a->pre ? GEMM_GELU_SLOPE : GEMM_STORE,
                 .compute = a->compute,
@@ -75,6 +76,7 @@ size_t cpu_linear_scratch_bytes(int threads, const mpt_kernels_limits_t *l)
         bytes = max_size(layer_bytes(l->compute, threads, l->rows, l->dim, wide),
                          layer_bytes(l->compute, threads, l->rows, wide, l->dim));
     if (l->loss_rows > 0 && l->vocab_padded > 0)
-        bytes = max_size(bytes, layer_bytes(l->compute, threads, l->loss_rows, l->dim, l->vocab_padded));
+        bytes = max_size(bytes,
+                         layer_bytes(l->compute, threads, l->loss_rows, l->dim, l->vocab_padded));
     return bytes;
 }
