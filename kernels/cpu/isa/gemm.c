@@ -16,6 +16,14 @@ typedef struct round {
     int64_t n0, n_count, k0, k_count;
 } round_t;
 
+/* Memory on its way into the second-level cache, line by line: rows of `row_bytes`, `stride` apart. */
+typedef struct ahead {
+    const char *row;
+    int64_t at, row_bytes, stride;
+    int64_t lines;        /* still to come */
+    int64_t lines_a_call; /* during each product */
+} ahead_t;
+
 /* One task at work on its block of C. Rows and columns are those of C. */
 typedef struct block {
     const round_t *r;
@@ -24,6 +32,7 @@ typedef struct block {
     float *tiles;    /* of C: the block's, or two columns of them */
     int rows_a_call; /* rows of complete tiles to store during each product */
     int most_queued; /* complete tiles that may wait: one column */
+    ahead_t next_a;  /* what is packed next */
     gemm_queue_t queue;
 } block_t;
 
@@ -103,6 +112,43 @@ static void pack_a(const block_t *b, int64_t k, int64_t k_count)
     add_row_sums(b, k, k_count);
 }
 
+/*
+ * Vector kernels leave the paths to memory idle: meanwhile comes the part of A that the slice from `k` on
+ * packs. Tiles need those paths themselves, their operands stream from the second-level cache.
+ */
+static void look_ahead(block_t *b, int64_t k)
+{
+    const round_t *r = b->r;
+    const gemm_operand_t *op = &r->g->a;
+    const gemm_kernel_t *kernel = r->plan.kernel;
+    int64_t k_count = gemm_min(r->plan.kc, r->k_count - k);
+    if (r->multiply_storing || k_count <= 0)
+        return;
+    int64_t bytes = (int64_t)mpt_dtype_bytes(op->dtype);
+    int64_t k_first = r->k0 + k,
+            calls = gemm_ceil(b->m_count, kernel->mr) * gemm_ceil(b->n_count, kernel->nr);
+    int64_t rows = op->k_contiguous ? b->m_count : k_count,
+            across = op->k_contiguous ? k_count : b->m_count;
+    int64_t first = op->k_contiguous ? b->m0 * op->ld + k_first : k_first * op->ld + b->m0;
+    b->next_a = (ahead_t){.row = (const char *)op->data + first * bytes,
+                          .row_bytes = across * bytes,
+                          .stride = op->ld * bytes,
+                          .lines = rows * gemm_ceil(across * bytes, CACHE_LINE)};
+    b->next_a.lines_a_call = gemm_ceil(b->next_a.lines, calls);
+}
+
+static void fetch_ahead(ahead_t *a)
+{
+    for (int64_t i = 0; i < a->lines_a_call && a->lines > 0; i++, a->lines--) {
+        __builtin_prefetch(a->row + a->at, 0, 2);
+        a->at += CACHE_LINE;
+        if (a->at < a->row_bytes)
+            continue;
+        a->at = 0;
+        a->row += a->stride;
+    }
+}
+
 /* ---- products ---------------------------------------------------------------------------------- */
 
 /* Where the sums of a tile are: in the block, in one of two columns, or where they wait for the next round. */
@@ -163,6 +209,7 @@ static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t 
     for (int64_t i = 0; i < b->m_count; i += kernel->mr, next.at += next.bytes) {
         float *c = tile_at(b, b->m0 + i, column);
         gemm_rows_t rows = rows_of_tile(b, c, b->m0 + i, column);
+        fetch_ahead(&b->next_a);
         if (complete && !r->multiply_storing)
             gemm_fetch_operands(&rows);
         multiply_panels(b, panel_of_a(b, i, k, k_count), panel, steps, c, load, next);
@@ -180,6 +227,7 @@ static void multiply_long(block_t *b)
     for (int64_t k = 0; k < b->r->k_count; k += p->kc) {
         int64_t k_count = gemm_min(p->kc, b->r->k_count - k);
         pack_a(b, k, k_count);
+        look_ahead(b, k + p->kc);
         for (int64_t n = 0; n < b->n_count; n += p->kernel->nr)
             multiply_strip_slice(b, b->n0 + n, k, k_count);
     }

@@ -33,19 +33,22 @@ VEC_INLINE void pack_across(const gemm_operand_t *op, int64_t first, int64_t k0,
     }
 }
 
-/* A square of `lines` lines and `depth` indices of the contraction, transposed into the panel. */
+/* `lines` lines (of `width`, the rest zero) by `depth` indices of the contraction, of one vector at most. */
 VEC_INLINE void pack_square(const gemm_operand_t *op, int64_t line, int lines, int64_t k, int depth,
-                            float *panel, int width, mpt_dtype_t dtype)
+                            float *panel, int pitch, int width, mpt_dtype_t dtype)
 {
-    const int step = width < VEC_LANES ? width : VEC_LANES;
-    vec_u32_t square[VEC_LANES] = {{0}};
-    for (int i = 0; i < lines; i++)
-        square[i] = (vec_u32_t)(depth == VEC_LANES
-                                    ? vec_load(op->data, dtype, (line + i) * op->ld + k, VEC_LANES)
-                                    : vec_load(op->data, dtype, (line + i) * op->ld + k, depth));
-    pack_transpose(square);
-    for (int i = 0; i < depth; i++)
-        vec_store_f32(panel + (int64_t)i * width, step, (vec_t)square[i]);
+    vec_u32_t rows[VEC_LANES] = {{0}};
+    for (int i = 0; i < lines; i++) {
+        const int64_t at = (line + i) * op->ld + k;
+        rows[i] = (vec_u32_t)(depth == VEC_LANES ? vec_load(op->data, dtype, at, VEC_LANES)
+                                                 : vec_load(op->data, dtype, at, depth));
+    }
+    pack_transpose(rows, width);
+    if (width == pitch)
+        memcpy(panel, rows, (size_t)(depth * width) * sizeof *panel);
+    else
+        for (int i = 0; i < depth; i++)
+            memcpy(panel + (int64_t)i * pitch, &rows[i], sizeof *rows);
 }
 
 /* Lines lie along the contraction. */
@@ -57,8 +60,12 @@ VEC_INLINE void pack_along(const gemm_operand_t *op, int64_t first, int64_t k0, 
         for (int j = 0; j < width; j += step) {
             const int64_t left = op->count - first - j;
             const int lines = left < 0 ? 0 : pack_min(left, step);
-            pack_square(op, first + j, lines, k0 + k, pack_min(count - k, VEC_LANES),
-                        panel + k * width + j, width, dtype);
+            float *to = panel + k * width + j;
+            if (lines == step && count - k >= VEC_LANES)
+                pack_square(op, first + j, step, k0 + k, VEC_LANES, to, width, step, dtype);
+            else
+                pack_square(op, first + j, lines, k0 + k, pack_min(count - k, VEC_LANES), to, width,
+                            step, dtype);
         }
 }
 

@@ -21,29 +21,31 @@
 #define PACK_HIGH 2, 6, 3, 7
 #endif
 
-/* One perfect shuffle of the rows' lanes: log2(VEC_LANES) of them transpose. */
-VEC_INLINE void pack_shuffle(const vec_u32_t in[VEC_LANES], vec_u32_t out[VEC_LANES])
+/* One perfect shuffle of `count` vectors' lanes, a power of two: the number of the vector becomes the lowest bit of the lane. */
+VEC_INLINE void pack_shuffle(const vec_u32_t *in, vec_u32_t *out, int count)
 {
 #pragma GCC unroll 8
-    for (int i = 0; i < VEC_LANES / 2; i++) {
-        out[2 * i] = __builtin_shufflevector(in[i], in[i + VEC_LANES / 2], PACK_LOW);
-        out[2 * i + 1] = __builtin_shufflevector(in[i], in[i + VEC_LANES / 2], PACK_HIGH);
+    for (int i = 0; i < count / 2; i++) {
+        out[2 * i] = __builtin_shufflevector(in[i], in[i + count / 2], PACK_LOW);
+        out[2 * i + 1] = __builtin_shufflevector(in[i], in[i + count / 2], PACK_HIGH);
     }
 }
 
-/** Transpose a square in place: lane j of vector i becomes lane i of vector j. */
-VEC_INLINE void pack_transpose(vec_u32_t square[VEC_LANES])
+/**
+ * Transpose `count` rows, a power of two up to VEC_LANES, in place: element j of row i moves to place j * count + i
+ * of all the vectors laid end to end. Of a square, lane j of vector i becomes lane i of vector j.
+ */
+VEC_INLINE void pack_transpose(vec_u32_t *rows, int count)
 {
     vec_u32_t other[VEC_LANES];
-    pack_shuffle(square, other);
-    pack_shuffle(other, square);
-#if VEC_LANES == 8
-    pack_shuffle(square, other);
-    memcpy(square, other, sizeof other);
-#elif VEC_LANES == 16
-    pack_shuffle(square, other);
-    pack_shuffle(other, square);
-#endif
+#pragma GCC unroll 2
+    for (int done = 1; done < count; done *= 4) {
+        pack_shuffle(rows, other, count);
+        if (2 * done < count)
+            pack_shuffle(other, rows, count);
+        else
+            memcpy(rows, other, (size_t)count * sizeof *rows);
+    }
 }
 
 static inline int pack_min(int64_t a, int b)

@@ -72,7 +72,7 @@ VEC_INLINE void pairs_square(const gemm_operand_t *op, int64_t first, int64_t k,
     else
         pairs_across(op, first, k, depth, square);
     if (op->k_contiguous != by_line)
-        pack_transpose(square);
+        pack_transpose(square, PAIRS);
 }
 
 /** a[i] += x[2i] y[2i] + x[2i+1] y[2i+1], the pairs in BF16. */
