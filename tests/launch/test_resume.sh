@@ -4,9 +4,9 @@
 . "$(dirname "${BASH_SOURCE[0]}")/faults_lib.sh"
 prepare
 
-# FP16 with a scale that grows on the way, and falls where it has grown too far; checkpoints every 20 steps.
-long="--set train.steps=300 --set precision.compute=fp16 --set precision.growth_interval=15
-      --set checkpoint.every=20 --set train.val_every=50"
+# FP16 with a scale that grows on the way, and falls where it has grown too far.
+long="--set train.steps=1000 --set precision.compute=fp16 --set precision.growth_interval=30
+      --set checkpoint.every=50 --set train.val_every=100"
 
 # Start `ranks` ranks in the background and wait until so many metrics lines are there; leaves mpirun_pid.
 begin() { # begin RANKS FOLDER LINES words...
@@ -32,19 +32,19 @@ grep -q '"event":"scale"' whole/metrics.jsonl || fail "the scale never moved: th
 grep -q '"event":"skip"' whole/metrics.jsonl || fail "nothing was skipped: the test shows little"
 
 echo "killed twice with all its ranks, and resumed from its last checkpoint"
-begin 2 killed 60
+begin 2 killed 130
 kill -9 $(pgrep -P $mpirun_pid) $mpirun_pid
 wait $mpirun_pid 2>/dev/null
-begin 2 killed 130 --resume auto --set checkpoint.async=false
+begin 2 killed 400 --resume auto --set checkpoint.async=false
 kill -9 $(pgrep -P $mpirun_pid) $mpirun_pid
 wait $mpirun_pid 2>/dev/null
 finish 2 killed
 has out 'resumed after step'
 [ -s killed/metrics.jsonl.lost-1 ] || fail "the lines after the checkpoint were not set aside"
-[ "$(grep -c '"loss":' killed/metrics.jsonl)" -eq 300 ] || fail "not 300 lines"
+[ "$(grep -c '"loss":' killed/metrics.jsonl)" -eq 1000 ] || fail "not 1000 lines"
 
 echo "stopped by signals: exit code 75, a checkpoint of that step, and on"
-begin 2 signalled 60
+begin 2 signalled 130
 kill -USR1 $mpirun_pid
 code=0
 wait $mpirun_pid || code=$?
@@ -72,7 +72,7 @@ ls single/step-*/meta >/dev/null || fail "no checkpoint"
 echo "a finished run says so; a fresh start over checkpoints is refused"
 cp whole/metrics.jsonl before.jsonl
 run 0 2 test.cfg $long --set checkpoint.dir=whole --set log.dir=whole --resume auto
-has out 'finished already at step 300'
+has out 'finished already at step 1000'
 run 2 2 test.cfg $long --set checkpoint.dir=whole --set log.dir=whole
 says 'rank 0: checkpoint.dir whole holds checkpoints'
 cmp -s before.jsonl whole/metrics.jsonl || fail "the metrics were touched"

@@ -5,7 +5,7 @@ typedef struct backward_job {
     const mpt_attention_backward_t *args;
     char *scratch;
     size_t scratch_stride;
-    int64_t chunks; /* 1: a task does all of a head; else see run_task */
+    int64_t chunks; /* 1: a task does all of a head; else see narrow_task */
 } backward_job_t;
 
 /* One task: some of a head's keys against some of its queries. */

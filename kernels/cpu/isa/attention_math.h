@@ -42,8 +42,8 @@ VEC_INLINE vec_i32_t attention_lane_numbers(void)
 #define ATTENTION_EXP2_MAX 8
 
 /**
- * t = 2^t, for t <= 128, of `count` vectors. Relative error below 2e-7 (without FMA 4e-7); 0 below
- * -126.5, where results would be subnormal, which is slow; exactly 1 for 0; NaN for NaN. It is 2^n
+ * t = 2^t, for t <= 128, of `count` vectors. Relative error below 2e-7; 0 below -126.5, where results
+ * would be subnormal, which is slow; inf above 127.5; exactly 1 for 0; NaN for NaN. It is 2^n
  * times a minimax polynomial in t - n on [-1/2, 1/2]; n is read from the low bits of
  * t + 1.5 * 2^23 + 127, where it stands as a biased exponent. Each step is done for all vectors:
  * one vector after the other would fill the processor's scheduler with instructions that wait.
