@@ -93,7 +93,7 @@ static mpt_status_t open_session(mpt_train_run_t *run, mpt_session_info_t *info_
         return status;
     mpt_session_info(run->session, info_p);
     mpt_summary_open(&run->summary, info_p);
-    mpt_progress_set_steps(run->progress, info_p->steps);
+    mpt_progress_set_steps(run->progress, info_p->steps, info_p->log_every);
     return MPT_OK;
 }
 

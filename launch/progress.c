@@ -21,6 +21,7 @@ struct mpt_progress {
     int quiet, live;
     pthread_mutex_t lock; /* guards standard output and what follows */
     int64_t steps;
+    int64_t every; /* of log.every */
     mpt_step_result_t last;
     double val_loss;   /* NaN: none yet */
     double drawn_at;   /* seconds, monotonic; 0: never */
@@ -65,9 +66,10 @@ void mpt_progress_destroy(mpt_progress_t *progress)
     free(progress);
 }
 
-void mpt_progress_set_steps(mpt_progress_t *progress, int64_t steps)
+void mpt_progress_set_steps(mpt_progress_t *progress, int64_t steps, int64_t every)
 {
     progress->steps = steps;
+    progress->every = every;
 }
 
 /* ---- the live line ------------------------------------------------------------------------------ */
@@ -163,16 +165,25 @@ static void print_step_line(const mpt_progress_t *p, const mpt_step_result_t *r)
     fflush(stdout);
 }
 
+static int is_due(const mpt_progress_t *p, int64_t step)
+{
+    if (p->live)
+        return step >= p->steps || seconds_now() - p->drawn_at >= REDRAW_S;
+    return step % p->every == 0;
+}
+
 void mpt_progress_step(mpt_progress_t *p, const mpt_step_result_t *result)
 {
-    if (p->quiet)
+    if (p->quiet || p->every == 0)
         return;
     pthread_mutex_lock(&p->lock);
     p->last = *result;
-    if (!p->live)
-        print_step_line(p, result);
-    else if (result->step >= p->steps || seconds_now() - p->drawn_at >= REDRAW_S)
-        draw_live(p);
+    if (is_due(p, result->step)) {
+        if (p->live)
+            draw_live(p);
+        else
+            print_step_line(p, result);
+    }
     pthread_mutex_unlock(&p->lock);
 }
 

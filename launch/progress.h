@@ -18,9 +18,9 @@ typedef struct mpt_progress mpt_progress_t;
 mpt_status_t mpt_progress_create(int quiet, mpt_progress_t **progress_p);
 /** Ends the live line; NULL is allowed. */
 void mpt_progress_destroy(mpt_progress_t *progress);
-/** Steps the run will have had at its end, which the bar needs. */
-void mpt_progress_set_steps(mpt_progress_t *progress, int64_t steps);
-/** Show a step. */
+/** Steps the run will have had at its end, which the bar needs; `every`: steps between lines where there is no terminal, 0: none. */
+void mpt_progress_set_steps(mpt_progress_t *progress, int64_t steps, int64_t every);
+/** Show a step, or leave it out. */
 void mpt_progress_step(mpt_progress_t *progress, const mpt_step_result_t *result);
 /** Show the latest validation loss in the live line from now on. */
 void mpt_progress_validation(mpt_progress_t *progress, double val_loss);

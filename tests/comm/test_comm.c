@@ -285,8 +285,12 @@ static int free_after_failure(party_rank_t *rank)
     if (device->ops->mem_alloc(device, MPT_MEM_PEER, COUNT * sizeof(float), &mem) != MPT_OK ||
         mpt_comm_register(rank->comm, &mem, &handle) != MPT_OK)
         return 1;
+    memset(mem.ptr, 0, mem.bytes); /* no page is left to be cleared while rank 0 waits */
+    char ready = 1, all[3];
+    if (rank->comm->boot->ops->exchange(rank->comm->boot, &ready, all, 1) != MPT_OK)
+        return 1;
     if (rank->rank > 0)
-        usleep(50000);
+        usleep(500000);
     mpt_status_t status = mpt_comm_all_reduce(rank->comm, mem.ptr, mem.ptr, COUNT, MPT_F32, NULL);
     mpt_comm_deregister(rank->comm, handle);
     device->ops->mem_free(device, &mem);

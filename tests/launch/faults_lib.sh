@@ -8,7 +8,8 @@ source_dir=$(cd "$2" && pwd)
 command -v mpirun >/dev/null || { echo "no mpirun"; exit 77; }
 . "$source_dir/launch/mpi_env.sh"
 export OMPI_MCA_mpi_yield_when_idle=1
-# Where built with a sanitizer: what Open MPI leaks and how it locks would drown what is ours; the tests of one process
+# Where built with a sanitizer: what Open MPI leaks and how it locks would drown what is ours, which the tests of one
+# process look for.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0}
 export TSAN_OPTIONS=${TSAN_OPTIONS:-detect_deadlocks=0 ignore_noninstrumented_modules=1}
 work=$(mktemp -d)

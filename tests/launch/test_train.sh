@@ -55,6 +55,13 @@ grep '"loss":' one/metrics.jsonl | awk -F'"tokens":' '{ split($2, t, ","); if (t
     fail "tokens do not add up"
 has one/metrics.jsonl '"step":10,"event":"validation","val_loss":'
 
+echo "people get a line every log.every steps, files one for each"
+train quiet 0 --set log.every=6
+[ "$(grep -c '^step [0-9]*/20 ' out)" -eq 3 ] || fail "not lines for steps 6, 12 and 18"
+train silent 0 --set log.every=0
+hasnt out '^step [0-9]*/20 '
+same_digest quiet silent
+
 echo "plan says what a run takes"
 "$mpt_ddp" plan test.cfg --ranks 2 --json >plan.json 2>err || fail "plan"
 bytes=$(grep -o '"mem_bytes":[0-9]*' shm2/metrics.jsonl | head -n 1 | cut -d: -f2)
