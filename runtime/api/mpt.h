@@ -136,7 +136,7 @@ typedef struct mpt_profile_row {
 } mpt_profile_row_t;
 /** Fill at most `capacity` rows; returns their number. reset: start again from zero. */
 MPT_API int mpt_session_profile(mpt_session_t *session, mpt_profile_row_t *rows, int capacity, int reset);
-/** Copy of parameter tensor `name` ("wte", "h.0.attn.c_attn.weight" ...), FP32, at most `capacity` elements; kind: "master", "m", "v", "working", "accumulator" or "grad" (reduced and still scaled, as of
+/** Copy of parameter tensor `name` ("wte.weight", "h.0.attn.c_attn.weight" ...), FP32, at most `capacity` elements; kind: "master", "m", "v", "working", "accumulator" or "grad" (reduced and still scaled, as of
  *  the last step). Returns the element count, or -1: no such tensor. For tests and inspection. */
 MPT_API int64_t mpt_session_tensor(const mpt_session_t *session, const char *name, const char *kind, float *out, int64_t capacity);
 

@@ -1,20 +1,15 @@
 #include "gpt2_ops.h"
 
-/* r_l: what block `layer` reads, before its first norm added the branch before it. */
-static const void *residual_in(const mpt_gpt2_t *model, int64_t layer)
-{
-    return layer == 0 ? model->embed : model->blocks[layer - 1].mid;
-}
-
 /* The residual stream that enters block `layer` is r = mid_{l-1} + branch, summed by the norm that reads
  * it; the first block's is the embedding itself. */
 static mpt_status_t first_norm(mpt_gpt2_t *model, int64_t layer)
 {
     mpt_gpt2_block_acts_t *a = &model->blocks[layer];
+    const void *x = layer == 0 ? model->embed : model->blocks[layer - 1].mid;
     const void *delta = layer == 0 ? NULL : model->branch;
     void *sum = layer == 0 ? NULL : model->blocks[layer - 1].out;
-    return gpt2_norm(model, mpt_gpt2_block(layer, MPT_GPT2_LN1_W), residual_in(model, layer), delta,
-                     sum, a->ln1_y, a->ln1_mean, a->ln1_rstd);
+    return gpt2_norm(model, mpt_gpt2_block(layer, MPT_GPT2_LN1_W), x, delta, sum, a->ln1_y,
+                     a->ln1_mean, a->ln1_rstd);
 }
 
 static mpt_status_t attend(mpt_gpt2_t *model, int64_t layer)
