@@ -80,6 +80,19 @@ static void check_run_dtype(check_t *c, const char *name, mpt_dtype_t dtype)
         fail(c, "%s is fp64, which no run uses", name);
 }
 
+/* The runs themselves are the device's to read: what they hold is not looked at here. */
+static void check_stochastic(check_t *c, const mpt_stochastic_t *how, mpt_dtype_t to)
+{
+    if (!how)
+        return;
+    if (to != MPT_BF16 && to != MPT_F16)
+        fail(c, "stochastic rounding to %s, which has no 16 bits", mpt_dtype_name(to));
+    if (how->run_count < 0)
+        fail(c, "run_count is %d", how->run_count);
+    if (how->run_count > 0)
+        check_pointer(c, "runs", how->runs);
+}
+
 /* FP64 is the oracle's own. */
 static int runs_in(const mpt_kernels_ops_t *ops, mpt_dtype_t compute)
 {
@@ -438,8 +451,11 @@ mpt_status_t mpt_adamw(mpt_kernels_t *k, const mpt_adamw_t *a, mpt_stream_t *s)
     check_count(&c, a->count);
     if (a->decay_count < 0)
         fail(&c, "decay_count is %lld", (long long)a->decay_count);
+    if (a->ema && !(a->ema_decay >= 0.0f && a->ema_decay <= 1.0f))
+        fail(&c, "ema_decay is %g, not within 0 and 1", (double)a->ema_decay);
+    if (!c.failed)
+        check_stochastic(&c, a->stochastic, a->compute);
     if (a->count > 0) {
-        check_pointer(&c, "master", a->master);
         check_pointer(&c, "m", a->m);
         check_pointer(&c, "v", a->v);
         check_pointer(&c, "working", a->working);
@@ -457,6 +473,10 @@ mpt_status_t mpt_cast(mpt_kernels_t *k, const mpt_cast_t *a, mpt_stream_t *s)
     check_dtype(&c, "dst_dtype", a->dst_dtype);
     check_dtype(&c, "src_dtype", a->src_dtype);
     check_count(&c, a->count);
+    if (!c.failed)
+        check_stochastic(&c, a->stochastic, a->dst_dtype);
+    if (!c.failed && a->stochastic && a->src_dtype != MPT_F32)
+        fail(&c, "stochastic rounding from %s, not fp32", mpt_dtype_name(a->src_dtype));
     if (a->count > 0) {
         check_pointer(&c, "dst", a->dst);
         check_pointer(&c, "src", a->src);
@@ -465,4 +485,33 @@ mpt_status_t mpt_cast(mpt_kernels_t *k, const mpt_cast_t *a, mpt_stream_t *s)
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
     return account(k, MPT_OP_OPTIMIZER, begin, 0.0, k->ops->cast(k, a, s));
+}
+
+mpt_status_t mpt_add(mpt_kernels_t *k, const mpt_add_t *a, mpt_stream_t *s)
+{
+    check_t c = check_begin(k, "add");
+    check_run_dtype(&c, "dtype", a->dtype);
+    check_count(&c, a->count);
+    if (a->count > 0) {
+        check_pointer(&c, "acc", a->acc);
+        check_pointer(&c, "x", a->x);
+    }
+    double begin = now_s();
+    if (c.failed)
+        return MPT_ERR_INVALID_ARG;
+    return account(k, MPT_OP_REDUCE, begin, 0.0, k->ops->add(k, a, s));
+}
+
+mpt_status_t mpt_hash(mpt_kernels_t *k, const mpt_hash_t *a, mpt_stream_t *s)
+{
+    check_t c = check_begin(k, "hash");
+    check_run_dtype(&c, "dtype", a->dtype);
+    check_count(&c, a->count);
+    if (a->count > 0)
+        check_pointer(&c, "data", a->data);
+    check_pointer(&c, "sum", a->sum);
+    double begin = now_s();
+    if (c.failed)
+        return MPT_ERR_INVALID_ARG;
+    return account(k, MPT_OP_OPTIMIZER, begin, 0.0, k->ops->hash(k, a, s));
 }

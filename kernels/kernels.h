@@ -230,22 +230,45 @@ typedef struct mpt_grad_scan {
     mpt_offender_t *bad; /* device memory, overwritten */
 } mpt_grad_scan_t;
 
+/** Elements [at, at+count) of a call's arrays are the global elements [element, element+count). */
+typedef struct mpt_run {
+    int64_t at, count;
+    int64_t element;
+} mpt_run_t;
+
+/**
+ * Stochastic rounding of FP32 to a 16-bit type (Gupta et al. 2015; Connolly, Higham and Mary 2021): up with the
+ * probability of the distance, from 16 random bits that Philox gives for (seed, MPT_PURPOSE_ROUNDING, global element, step):
+ * see mpt_round_stochastic in numeric.h. Elements in no run (padding) are rounded to nearest; what a run holds past the
+ * call's count does not matter.
+ */
+typedef struct mpt_stochastic {
+    uint64_t seed, step;
+    const mpt_run_t *runs; /* ascending, disjoint; device-readable */
+    int run_count;
+} mpt_stochastic_t;
+
 /**
  * AdamW (Loshchilov and Hutter 2019), one pass. With g = grad[i] * factor, all in FP32:
  * m = m + (1-beta1)(g - m); v = v + (1-beta2)(g*g - v);
- * w = w - lr * ((m/correction1) / (sqrt(v/correction2) + eps) + decay * w); working = round(w).
- * decay applies to elements below decay_count, 0 to the rest.
+ * w = w - lr * ((m/correction1) / (sqrt(v/correction2) + eps) + decay * w); working = round(w);
+ * with `ema`, ema = ema + (1-ema_decay)(w - ema), w before it is rounded to `working`.
+ * decay applies to elements below decay_count, 0 to the rest. Without masters w is read from `working`.
  */
 typedef struct mpt_adamw {
     mpt_dtype_t compute;    /* type of `working` */
     mpt_dtype_t grad_dtype; /* F32, BF16, F16 */
     int64_t count, decay_count;
-    float *master, *m, *v; /* [count] */
+    float *master;         /* [count]; NULL: none, the working weights are all there is */
+    float *m, *v;          /* [count] */
+    float *ema;            /* [count]; NULL: none */
     void *working;         /* [count] compute */
     const void *grad;      /* [count] grad_dtype */
     float factor;          /* unscale, average and clip in one */
     float lr, beta1, beta2, eps, decay;
     float correction1, correction2; /* 1 - beta^t */
+    float ema_decay;
+    const mpt_stochastic_t *stochastic; /* how w is rounded to a 16-bit `compute`; NULL: to nearest */
 } mpt_adamw_t;
 
 /** dst[i] = src[i] rounded to dst_dtype. F32, BF16, F16, F64 on both sides. */
@@ -254,7 +277,29 @@ typedef struct mpt_cast {
     int64_t count;
     void *dst;
     const void *src;
+    const mpt_stochastic_t *stochastic; /* F32 to BF16 or F16 only; NULL: to nearest */
 } mpt_cast_t;
+
+/** acc[i] = acc[i] + x[i], one FP32 addition; a NaN sum is the quiet NaN 0x7fc00000, as in mpt_tree_sum. */
+typedef struct mpt_add {
+    mpt_dtype_t dtype; /* of x: F32, BF16, F16 */
+    int64_t count;
+    float *acc;
+    const void *x;
+} mpt_add_t;
+
+/**
+ * *sum += the sum over i, modulo 2^64, of mix(element + i, bits of data[i], salt): the same for any cut and order, so
+ * that replicas can be compared. mix is mpt_hash_mix in numeric.h.
+ */
+typedef struct mpt_hash {
+    mpt_dtype_t dtype; /* F32, BF16, F16 */
+    int64_t count;
+    const void *data;
+    uint64_t element; /* global element of data[0] */
+    uint64_t salt;    /* parts arrays that hold the same elements */
+    uint64_t *sum;    /* device memory, += */
+} mpt_hash_t;
 
 /* ---- the table ---------------------------------------------------------------------------------- */
 
@@ -288,6 +333,8 @@ typedef struct mpt_kernels_ops {
     mpt_status_t (*grad_scan)(mpt_kernels_t *k, const mpt_grad_scan_t *a, mpt_stream_t *s);
     mpt_status_t (*adamw)(mpt_kernels_t *k, const mpt_adamw_t *a, mpt_stream_t *s);
     mpt_status_t (*cast)(mpt_kernels_t *k, const mpt_cast_t *a, mpt_stream_t *s);
+    mpt_status_t (*add)(mpt_kernels_t *k, const mpt_add_t *a, mpt_stream_t *s);
+    mpt_status_t (*hash)(mpt_kernels_t *k, const mpt_hash_t *a, mpt_stream_t *s);
 } mpt_kernels_ops_t;
 
 /** Host time inside the calls of one operation, and the arithmetic of its matrix products. */
@@ -338,6 +385,8 @@ mpt_status_t mpt_to_wire(mpt_kernels_t *k, const mpt_to_wire_t *a, mpt_stream_t 
 mpt_status_t mpt_grad_scan(mpt_kernels_t *k, const mpt_grad_scan_t *a, mpt_stream_t *s);
 mpt_status_t mpt_adamw(mpt_kernels_t *k, const mpt_adamw_t *a, mpt_stream_t *s);
 mpt_status_t mpt_cast(mpt_kernels_t *k, const mpt_cast_t *a, mpt_stream_t *s);
+mpt_status_t mpt_add(mpt_kernels_t *k, const mpt_add_t *a, mpt_stream_t *s);
+mpt_status_t mpt_hash(mpt_kernels_t *k, const mpt_hash_t *a, mpt_stream_t *s);
 
 /**
  * Matrix peak of this processor at level `isa` for products in `compute`, FLOP/s summed over `threads` threads of

@@ -108,6 +108,16 @@ static mpt_status_t cast(mpt_kernels_t *k, const mpt_cast_t *a, mpt_stream_t *s)
     return level_of(k->isa)->cast(k, a, s);
 }
 
+static mpt_status_t add(mpt_kernels_t *k, const mpt_add_t *a, mpt_stream_t *s)
+{
+    return level_of(k->isa)->add(k, a, s);
+}
+
+static mpt_status_t hash(mpt_kernels_t *k, const mpt_hash_t *a, mpt_stream_t *s)
+{
+    return level_of(k->isa)->hash(k, a, s);
+}
+
 const mpt_kernels_ops_t mpt_kernels_cpu = {
     .name = "cpu",
     .scratch_bytes = scratch_bytes,
@@ -125,4 +135,6 @@ const mpt_kernels_ops_t mpt_kernels_cpu = {
     .grad_scan = grad_scan,
     .adamw = adamw,
     .cast = cast,
+    .add = add,
+    .hash = hash,
 };

@@ -24,8 +24,8 @@ mpt_status_t ref_embed_backward(mpt_kernels_t *k, const mpt_embed_backward_t *a,
         int64_t token = a->tokens[row], t = row % a->seq;
         for (int64_t d = 0; d < a->dim; d++) {
             double gradient = mpt_load(a->dout, p.input, row * a->dim + d);
-            ref_add(a->dwte, p.gradient, token * a->dim + d, gradient);
-            ref_add(a->dwpe, p.gradient, t * a->dim + d, gradient);
+            ref_accumulate(a->dwte, p.gradient, token * a->dim + d, gradient);
+            ref_accumulate(a->dwpe, p.gradient, t * a->dim + d, gradient);
         }
     }
     return MPT_OK;

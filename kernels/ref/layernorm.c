@@ -85,8 +85,8 @@ mpt_status_t ref_layernorm_backward(mpt_kernels_t *k, const mpt_layernorm_backwa
             dgamma += dy * centred * mpt_load(a->rstd, p.accumulate, row);
             dbeta += dy;
         }
-        ref_add(a->dgamma, p.gradient, d, dgamma);
-        ref_add(a->dbeta, p.gradient, d, dbeta);
+        ref_accumulate(a->dgamma, p.gradient, d, dgamma);
+        ref_accumulate(a->dbeta, p.gradient, d, dbeta);
     }
     for (int64_t row = 0; row < a->rows; row++)
         row_backward(a, p, row);

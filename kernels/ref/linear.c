@@ -48,14 +48,14 @@ mpt_status_t ref_linear_backward_weight(mpt_kernels_t *k, const mpt_linear_backw
     mpt_op_precision_t p = mpt_op_precision(MPT_OP_LINEAR, a->compute);
     for (int64_t o = 0; o < a->out; o++) {
         for (int64_t n = 0; n < a->in; n++)
-            ref_add(a->dw, p.gradient, o * a->in + n,
-                    ref_dot(a->dy, o, a->out, a->x, n, a->in, p.input, a->rows));
+            ref_accumulate(a->dw, p.gradient, o * a->in + n,
+                           ref_dot(a->dy, o, a->out, a->x, n, a->in, p.input, a->rows));
         if (!a->dbias)
             continue;
         double sum = 0;
         for (int64_t row = 0; row < a->rows; row++)
             sum += mpt_load(a->dy, p.input, row * a->out + o);
-        ref_add(a->dbias, p.gradient, o, sum);
+        ref_accumulate(a->dbias, p.gradient, o, sum);
     }
     return MPT_OK;
 }

@@ -20,7 +20,7 @@ static inline double ref_round(double value, mpt_dtype_t dtype)
 }
 
 /** array[index] += value, rounded once. */
-static inline void ref_add(void *array, mpt_dtype_t dtype, int64_t index, double value)
+static inline void ref_accumulate(void *array, mpt_dtype_t dtype, int64_t index, double value)
 {
     mpt_store(array, dtype, index, mpt_load(array, dtype, index) + value);
 }
@@ -49,6 +49,10 @@ static inline double ref_dot(const void *a, int64_t a_first, int64_t a_stride, c
     return sum;
 }
 
+/** Round `value` to `dtype` and store it as element `index`: as `how` says, or to nearest where it is NULL. */
+void ref_store_rounded(void *array, mpt_dtype_t dtype, int64_t index, float value,
+                       const mpt_stochastic_t *how);
+
 /** gelu(p) in the tanh form, and its derivative. */
 double ref_gelu(double p);
 double ref_gelu_slope(double p);
@@ -73,5 +77,7 @@ mpt_status_t ref_to_wire(mpt_kernels_t *k, const mpt_to_wire_t *a, mpt_stream_t 
 mpt_status_t ref_grad_scan(mpt_kernels_t *k, const mpt_grad_scan_t *a, mpt_stream_t *s);
 mpt_status_t ref_adamw(mpt_kernels_t *k, const mpt_adamw_t *a, mpt_stream_t *s);
 mpt_status_t ref_cast(mpt_kernels_t *k, const mpt_cast_t *a, mpt_stream_t *s);
+mpt_status_t ref_add(mpt_kernels_t *k, const mpt_add_t *a, mpt_stream_t *s);
+mpt_status_t ref_hash(mpt_kernels_t *k, const mpt_hash_t *a, mpt_stream_t *s);
 
 #endif

@@ -26,4 +26,6 @@ const mpt_kernels_ops_t mpt_kernels_ref = {
     .grad_scan = ref_grad_scan,
     .adamw = ref_adamw,
     .cast = ref_cast,
+    .add = ref_add,
+    .hash = ref_hash,
 };

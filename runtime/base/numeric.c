@@ -3,6 +3,7 @@
 #include <assert.h>
 #include "numeric_level.h"
 #include "numeric_scalar.h"
+#include "philox.h"
 
 uint16_t mpt_f32_to_f16(float value)
 {
@@ -12,6 +13,43 @@ uint16_t mpt_f32_to_f16(float value)
 float mpt_f16_to_f32(uint16_t bits)
 {
     return f16_to_f32(bits);
+}
+
+/* The random bits and those that go are added up; what carries stays. */
+static uint32_t round_bf16(uint32_t magnitude, uint16_t random)
+{
+    return (magnitude + random) >> 16;
+}
+
+/*
+ * Of 16 random bits the upper 13 meet the 13 that go. Below 2^-14 the magnitude is counted in units
+ * of 2^-40, 16 places below FP16's last, exactly but for what lies lower still.
+ */
+static uint32_t round_f16(uint32_t magnitude, uint16_t random)
+{
+    if (magnitude >= 143u << 23) /* 65536: too large without a carry */
+        return F16_INF;
+    if (magnitude < 113u << 23)
+        return ((uint32_t)(mpt_f32_from_bits(magnitude) * 0x1p40f) + random) >> 16;
+    return (magnitude - F16_BIAS_SHIFT + (random >> 3)) >> 13;
+}
+
+uint16_t mpt_round_stochastic(float value, mpt_dtype_t dtype, uint16_t random)
+{
+    assert(dtype == MPT_BF16 || dtype == MPT_F16);
+    uint32_t bits = mpt_f32_bits(value);
+    uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > F32_INF)
+        return dtype == MPT_BF16 ? f32_to_bf16(value) : f32_to_f16(value);
+    uint32_t half =
+        dtype == MPT_BF16 ? round_bf16(magnitude, random) : round_f16(magnitude, random);
+    return (uint16_t)((bits >> 16 & 0x8000u) | half);
+}
+
+uint16_t mpt_rounding_bits(uint64_t seed, uint64_t element, uint64_t step)
+{
+    mpt_philox_t bits = mpt_philox(seed, MPT_PURPOSE_ROUNDING, element / 8, step);
+    return (uint16_t)(bits.word[element % 8 / 2] >> 16 * (element % 2));
 }
 
 double mpt_load(const void *array, mpt_dtype_t dtype, int64_t index)

@@ -45,6 +45,28 @@ static inline float mpt_bf16_to_f32(uint16_t bits)
 uint16_t mpt_f32_to_f16(float value);
 float mpt_f16_to_f32(uint16_t bits);
 
+/**
+ * Round `value` to `dtype` (BF16, F16; the bits come back) by 16 random bits: the magnitude, cut to the type's
+ * fraction, goes up by one unit in the last place where the bits cut off, together with the random ones at the same
+ * weight, carry. Where fewer than 16 are cut off the upper random ones meet them; where more are (FP16's
+ * subnormals), the upper 16 count and the rest is dropped. Exact values and infinities stay as they are, NaNs become
+ * quiet; carries past the largest number, and numbers from the power of two above it on, give infinity.
+ */
+uint16_t mpt_round_stochastic(float value, mpt_dtype_t dtype, uint16_t random);
+/** The 16 random bits of global element `element`: half element%8 (low half first) of Philox (seed,
+ *  MPT_PURPOSE_ROUNDING, element/8, step). */
+uint16_t mpt_rounding_bits(uint64_t seed, uint64_t element, uint64_t step);
+/** One element's part of a replica hash: the finalizer of SplitMix64 (Steele, Lea and Flood 2014) over position, value and array. For
+ *  fixed element and salt different bits give different values. */
+static inline uint64_t mpt_hash_mix(uint64_t element, uint32_t bits, uint64_t salt)
+{
+    uint64_t z = (element + 1) * 0x9e3779b97f4a7c15u ^ salt * 0xd6e8feb86659fd93u;
+    z += (uint64_t)bits * 0xc2b2ae3d27d4eb4fu;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
 /** Read element `index` of an array of `dtype` as a double (exact). */
 double mpt_load(const void *array, mpt_dtype_t dtype, int64_t index);
 /** Round `value` once to `dtype` and store it (double to 16 bits in one rounding, not through FP32). */

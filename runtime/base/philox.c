@@ -3,34 +3,29 @@
 #include <assert.h>
 #include <math.h>
 
-#define ROUNDS 10
-#define MULTIPLIER_0 0xd2511f53u
-#define MULTIPLIER_1 0xcd9e8d57u
-#define WEYL_0 0x9e3779b9u /* golden ratio */
-#define WEYL_1 0xbb67ae85u /* sqrt(3) - 1 */
-
 mpt_philox_t mpt_philox4x32(const uint32_t counter[4], const uint32_t key[2])
 {
     mpt_philox_t x = {{counter[0], counter[1], counter[2], counter[3]}};
     uint32_t key_0 = key[0], key_1 = key[1];
-    for (int round = 0; round < ROUNDS; round++) {
-        uint64_t product_0 = (uint64_t)MULTIPLIER_0 * x.word[0];
-        uint64_t product_1 = (uint64_t)MULTIPLIER_1 * x.word[2];
+    for (int round = 0; round < MPT_PHILOX_ROUNDS; round++) {
+        uint64_t product_0 = (uint64_t)MPT_PHILOX_MULTIPLIER_0 * x.word[0];
+        uint64_t product_1 = (uint64_t)MPT_PHILOX_MULTIPLIER_1 * x.word[2];
         x = (mpt_philox_t){{
             (uint32_t)(product_1 >> 32) ^ x.word[1] ^ key_0,
             (uint32_t)product_1,
             (uint32_t)(product_0 >> 32) ^ x.word[3] ^ key_1,
             (uint32_t)product_0,
         }};
-        key_0 += WEYL_0;
-        key_1 += WEYL_1;
+        key_0 += MPT_PHILOX_WEYL_0;
+        key_1 += MPT_PHILOX_WEYL_1;
     }
     return x;
 }
 
 mpt_philox_t mpt_philox(uint64_t seed, mpt_purpose_t purpose, uint64_t element, uint64_t step)
 {
-    uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32) ^ (uint32_t)purpose << 24};
+    uint32_t key[2];
+    mpt_philox_key(seed, purpose, key);
     uint32_t counter[4] = {(uint32_t)element, (uint32_t)(element >> 32), (uint32_t)step,
                            (uint32_t)(step >> 32)};
     return mpt_philox4x32(counter, key);

@@ -15,7 +15,7 @@ extern "C" {
 typedef enum mpt_purpose {
     MPT_PURPOSE_INIT = 1,     /* initial weights; element: global element index */
     MPT_PURPOSE_ORDER = 2,    /* order of samples; element: round and half, step: epoch */
-    MPT_PURPOSE_ROUNDING = 3, /* stochastic rounding */
+    MPT_PURPOSE_ROUNDING = 3, /* stochastic rounding; element: global element index / 8 */
     MPT_PURPOSE_DROPOUT = 4,
     MPT_PURPOSE_SAMPLE = 5 /* text sampling; element: position */
 } mpt_purpose_t;
@@ -23,6 +23,20 @@ typedef enum mpt_purpose {
 typedef struct mpt_philox {
     uint32_t word[4];
 } mpt_philox_t;
+
+/* The paper's constants, for code that computes many draws at a time. */
+#define MPT_PHILOX_ROUNDS 10
+#define MPT_PHILOX_MULTIPLIER_0 0xd2511f53u
+#define MPT_PHILOX_MULTIPLIER_1 0xcd9e8d57u
+#define MPT_PHILOX_WEYL_0 0x9e3779b9u /* golden ratio */
+#define MPT_PHILOX_WEYL_1 0xbb67ae85u /* sqrt(3) - 1 */
+
+/** The key of all draws for (seed, purpose): see mpt_philox. */
+static inline void mpt_philox_key(uint64_t seed, mpt_purpose_t purpose, uint32_t key[2])
+{
+    key[0] = (uint32_t)seed;
+    key[1] = (uint32_t)(seed >> 32) ^ (uint32_t)purpose << 24;
+}
 
 /** The raw function of the paper: ten rounds over counter and key. */
 mpt_philox_t mpt_philox4x32(const uint32_t counter[4], const uint32_t key[2]);

@@ -1,10 +1,6 @@
 /*
- * Conformance cases of the passes over flat buffers: to_wire, grad_scan, adamw, cast. The first two and cast are
- * defined to the bit. n: count.
- *
- * AdamW, u = 2^-24, c1 and c2 the corrections: m off by 6 u (|m| + |g|), v by 8 u (v + g^2), the step
- * s = m' / (sqrt v' + eps) by the m of it and, relative, by (4 (v + g^2) / v_new + 8) u; the master by
- * lr times the step's error and 4 u (|w| + lr (|s| + decay |w|)). Working weights are the target's masters, rounded.
+ * Conformance cases of the passes over flat buffers that are defined to the bit: to_wire, grad_scan, cast, add,
+ * hash. n: count.
  */
 #ifndef TEST_CONFORMANCE_FLAT_H
 #define TEST_CONFORMANCE_FLAT_H
@@ -16,8 +12,17 @@ static const int64_t flat_counts[] = {0,  1,    7,    15,   17,   63,    64,
                                       65, 1000, 4095, 4096, 4097, 12288, 40013};
 #define FLAT_COUNT_COUNT (sizeof flat_counts / sizeof flat_counts[0])
 
-enum { FLAT_SPECIAL = 1, FLAT_IN_PLACE = 2, FLAT_SCALED = 4, FLAT_FULL = 8 };
-static const char *const flat_flags[] = {"special", "in-place", "scaled", "full"};
+enum {
+    FLAT_SPECIAL = 1,
+    FLAT_IN_PLACE = 2,
+    FLAT_SCALED = 4,
+    FLAT_FULL = 8,
+    FLAT_STOCHASTIC = 16,
+    FLAT_EMA = 32,
+    FLAT_MASTERLESS = 64
+};
+static const char *const flat_flags[] = {"special",    "in-place", "scaled",    "full",
+                                         "stochastic", "average",  "masterless"};
 
 static conform_case_t flat_case(const char *op, mpt_dtype_t compute, int64_t count,
                                 unsigned variant)
@@ -37,7 +42,7 @@ static conform_case_t flat_case(const char *op, mpt_dtype_t compute, int64_t cou
                                    .hidden = 1,
                                    .vocab_padded = 1,
                                    .loss_rows = 1}};
-    conform_label(&c, 1, flat_flags, 4);
+    conform_label(&c, 1, flat_flags, 7);
     return c;
 }
 
@@ -70,6 +75,30 @@ static void flat_fill_range(conform_case_t *c, int index)
             value = ldexp(conform_uniform(&state), (int)((random >> 32) % 60) - 34);
         conform_set(c, index, i, value);
     }
+}
+
+/*
+ * Runs of a stochastic rounding: they start and end at odd places, in the middle of a block of eight random
+ * numbers, leave gaps before, between and behind, and one crosses an element whose number of its block needs a second
+ * word. As many elements as a chunk of random bits holds, and more, lie in each of a long array's.
+ */
+#define FLAT_RUNS 3
+
+static void flat_fill_runs(conform_case_t *c, int index)
+{
+    mpt_run_t *run = (mpt_run_t *)c->array[index].initial;
+    int64_t count = c->n[0], third = count / 3;
+    run[0] = (mpt_run_t){count / 9, third - count / 9, 1000003};
+    run[1] = (mpt_run_t){third, third / 2, (INT64_C(1) << 35) - third / 4};
+    run[2] = (mpt_run_t){2 * third + 1, count > 9 ? count - 2 * third - 3 : 0, 5};
+}
+
+static mpt_stochastic_t flat_stochastic(const void *runs)
+{
+    return (mpt_stochastic_t){.seed = UINT64_C(0x123456789abcdef0),
+                              .step = (UINT64_C(1) << 32) + 77,
+                              .runs = runs,
+                              .run_count = FLAT_RUNS};
 }
 
 /* ---- to_wire --------------------------------------------------------------------------------------- */
@@ -180,121 +209,9 @@ static void conform_grad_scan(conform_context_t *x, const conform_target_t *targ
     }
 }
 
-/* ---- adamw ----------------------------------------------------------------------------------------- */
-
-enum { ADAM_MASTER, ADAM_M, ADAM_V, ADAM_WORKING, ADAM_GRAD };
-
-static mpt_adamw_t adamw_arguments(const conform_case_t *c)
-{
-    int64_t count = c->n[0];
-    return (mpt_adamw_t){.compute = c->compute,
-                         .grad_dtype = (mpt_dtype_t)c->n[1],
-                         .count = count,
-                         .decay_count = c->variant & FLAT_FULL ? count : count / 3,
-                         .factor = 0.03125f * 0.7f,
-                         .lr = 3e-3f,
-                         .beta1 = 0.9f,
-                         .beta2 = 0.95f,
-                         .eps = 1e-8f,
-                         .decay = 0.1f,
-                         .correction1 = 1 - 0.9f * 0.9f,
-                         .correction2 = 1 - 0.95f * 0.95f};
-}
-
-static mpt_status_t adamw_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute,
-                               void *const *data)
-{
-    (void)compute;
-    mpt_adamw_t a = adamw_arguments(c);
-    a.master = data[ADAM_MASTER];
-    a.m = data[ADAM_M];
-    a.v = data[ADAM_V];
-    a.working = data[ADAM_WORKING];
-    a.grad = data[ADAM_GRAD];
-    return mpt_adamw(k, &a, NULL);
-}
-
-static void adamw_slack(conform_case_t *c, int64_t i)
-{
-    const double u = CONFORM_U32;
-    mpt_adamw_t a = adamw_arguments(c);
-    double g = fabs(conform_input(c, ADAM_GRAD, i) * (double)a.factor),
-           m = fabs(conform_input(c, ADAM_M, i));
-    double v = conform_input(c, ADAM_V, i), w = fabs(conform_input(c, ADAM_MASTER, i));
-    double v_new = c->array[ADAM_V].want[i], m_new = fabs(c->array[ADAM_M].want[i]);
-    double root = sqrt(v_new / (double)a.correction2) + (double)a.eps, m_error = 6 * u * (m + g);
-    double ratio = v_new > 0 ? (v + g * g) / v_new : 0, step = m_new / (double)a.correction1 / root;
-    double step_error = m_error / (double)a.correction1 / root + step * (4 * ratio + 8) * u;
-    double decay = i < a.decay_count ? (double)a.decay : 0;
-    c->array[ADAM_M].slack[i] = m_error;
-    c->array[ADAM_V].slack[i] = 8 * u * (v + g * g) + 0x1p-147;
-    c->array[ADAM_MASTER].slack[i] =
-        4 * u * (w + (double)a.lr * (step + decay * w)) + (double)a.lr * step_error;
-}
-
-static void adamw_expect(conform_case_t *c)
-{
-    conform_want_bits(c, -1);
-    for (int index = ADAM_MASTER; index <= ADAM_V; index++) {
-        conform_array_t *array = &c->array[index];
-        for (int64_t i = 0; i < array->count; i++)
-            array->want[i] = mpt_load(array->exact, MPT_F32, i);
-        free(array->exact);
-        array->exact = NULL;
-    }
-    for (int64_t i = 0; i < c->n[0]; i++)
-        adamw_slack(c, i);
-}
-
-static void adamw_settle(conform_case_t *c)
-{
-    for (int64_t i = 0; i < c->n[0]; i++)
-        mpt_store(c->array[ADAM_WORKING].exact, c->compute, i, conform_got(c, ADAM_MASTER, i));
-}
-
-static void adamw_case(conform_context_t *x, const conform_target_t *targets, int target_count,
-                       mpt_dtype_t compute, mpt_dtype_t grad_dtype, int64_t count, unsigned variant)
-{
-    conform_case_t c = flat_case("adamw", compute, count, variant);
-    c.n[1] = grad_dtype;
-    conform_add_fixed(&c, ADAM_MASTER, "master", CONFORM_INOUT, MPT_F32, count)->empty = 1;
-    conform_add_fixed(&c, ADAM_M, "m", CONFORM_INOUT, MPT_F32, count)->empty = 1;
-    conform_add_fixed(&c, ADAM_V, "v", CONFORM_INOUT, MPT_F32, count)->empty = 1;
-    conform_add(&c, ADAM_WORKING, "working", CONFORM_OUT, CONFORM_COMPUTE, count)->empty = 1;
-    conform_add_fixed(&c, ADAM_GRAD, "grad", CONFORM_IN, grad_dtype, count)->empty = 1;
-    conform_fill(&c, ADAM_MASTER, 0, 1);
-    conform_fill(&c, ADAM_M, 0, 0.01);
-    conform_fill(&c, ADAM_V, 1.1e-4, 1e-4);
-    conform_fill(&c, ADAM_GRAD, 0, 1);
-    if (variant & FLAT_SPECIAL && count > 9) {
-        conform_set(&c, ADAM_GRAD, count - 1, INFINITY);
-        conform_set(&c, ADAM_GRAD, count / 2, NAN);
-        conform_set(&c, ADAM_GRAD, 3,
-                    0); /* a first step without a gradient leaves the moments at zero */
-        conform_set(&c, ADAM_M, 3, 0);
-        conform_set(&c, ADAM_V, 3, 0);
-    }
-    c.call = adamw_call;
-    c.expect = adamw_expect;
-    c.settle = adamw_settle;
-    conform_case_run(x, &c, targets, target_count);
-}
-
-static void conform_adamw(conform_context_t *x, const conform_target_t *targets, int count,
-                          mpt_dtype_t compute)
-{
-    for (size_t i = 0; i < FLAT_COUNT_COUNT; i++) {
-        adamw_case(x, targets, count, compute, compute, flat_counts[i], 0);
-        adamw_case(x, targets, count, compute, compute, flat_counts[i], FLAT_SPECIAL);
-        adamw_case(x, targets, count, compute, MPT_F32, flat_counts[i], FLAT_FULL);
-    }
-    adamw_case(x, targets, count, compute, MPT_BF16, 1000, 0);
-    adamw_case(x, targets, count, compute, MPT_F16, 1000, 0);
-}
-
 /* ---- cast ------------------------------------------------------------------------------------------ */
 
-enum { CAST_DST, CAST_SRC };
+enum { CAST_DST, CAST_SRC, CAST_RUNS };
 
 static mpt_status_t cast_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute,
                               void *const *data)
@@ -305,18 +222,26 @@ static mpt_status_t cast_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dty
                     .count = c->n[0],
                     .dst = data[CAST_DST],
                     .src = data[CAST_SRC]};
+    mpt_stochastic_t how = flat_stochastic(data[CAST_RUNS]);
+    if (c->variant & FLAT_STOCHASTIC)
+        a.stochastic = &how;
     return mpt_cast(k, &a, NULL);
 }
 
 static void cast_case(conform_context_t *x, const conform_target_t *targets, int target_count,
-                      mpt_dtype_t dst, mpt_dtype_t src, int64_t count)
+                      mpt_dtype_t dst, mpt_dtype_t src, int64_t count, unsigned variant)
 {
-    conform_case_t c = flat_case("cast", dst == MPT_F64 ? MPT_F32 : dst, count, FLAT_SPECIAL);
-    snprintf(c.label, sizeof c.label, "%lld elements from %s to %s", (long long)count,
-             mpt_dtype_name(src), mpt_dtype_name(dst));
+    conform_case_t c = flat_case("cast", dst == MPT_F64 ? MPT_F32 : dst, count, variant);
+    snprintf(c.label, sizeof c.label, "%lld elements from %s to %s%s", (long long)count,
+             mpt_dtype_name(src), mpt_dtype_name(dst),
+             variant & FLAT_STOCHASTIC ? ", stochastic" : "");
     conform_add_fixed(&c, CAST_DST, "dst", CONFORM_OUT, dst, count)->empty = 1;
     conform_add_fixed(&c, CAST_SRC, "src", CONFORM_IN, src, count)->empty = 1;
     flat_fill_range(&c, CAST_SRC);
+    if (variant & FLAT_STOCHASTIC) {
+        conform_add_raw(&c, CAST_RUNS, "runs", CONFORM_IN, sizeof(mpt_run_t), FLAT_RUNS);
+        flat_fill_runs(&c, CAST_RUNS);
+    }
     if (count > 30) {
         conform_set(&c, CAST_SRC, 11, NAN);
         conform_set(&c, CAST_SRC, 12, INFINITY);
@@ -338,11 +263,104 @@ static void conform_cast(conform_context_t *x, const conform_target_t *targets, 
 {
     for (size_t i = 0; i < FLAT_COUNT_COUNT; i++) {
         for (int src = 0; src < MPT_DTYPE_COUNT; src++)
-            cast_case(x, targets, count, compute, (mpt_dtype_t)src, flat_counts[i]);
-        cast_case(x, targets, count, MPT_F64, compute, flat_counts[i]);
+            cast_case(x, targets, count, compute, (mpt_dtype_t)src, flat_counts[i], 0);
+        cast_case(x, targets, count, MPT_F64, compute, flat_counts[i], 0);
+        if (compute != MPT_F32)
+            cast_case(x, targets, count, compute, MPT_F32, flat_counts[i], FLAT_STOCHASTIC);
     }
     if (compute == MPT_F32)
-        cast_case(x, targets, count, MPT_F64, MPT_F64, 1000);
+        cast_case(x, targets, count, MPT_F64, MPT_F64, 1000, 0);
+}
+
+/* ---- add ------------------------------------------------------------------------------------------- */
+
+enum { ADD_ACC, ADD_X };
+
+static mpt_status_t add_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute,
+                             void *const *data)
+{
+    (void)compute;
+    mpt_add_t a = {.dtype = c->compute, .count = c->n[0], .acc = data[ADD_ACC], .x = data[ADD_X]};
+    return mpt_add(k, &a, NULL);
+}
+
+/* The sums are raw words: the bits of a NaN count as well. */
+static void add_case(conform_context_t *x, const conform_target_t *targets, int target_count,
+                     mpt_dtype_t compute, int64_t count, unsigned variant)
+{
+    conform_case_t c = flat_case("add", compute, count, variant);
+    conform_put(&c, ADD_ACC,
+                (conform_array_t){.name = "acc",
+                                  .role = CONFORM_INOUT,
+                                  .kind = CONFORM_RAW,
+                                  .dtype = MPT_F32,
+                                  .element_bytes = sizeof(float),
+                                  .count = count,
+                                  .empty = 1});
+    conform_add(&c, ADD_X, "x", CONFORM_IN, CONFORM_COMPUTE, count)->empty = 1;
+    flat_fill_range(&c, ADD_ACC);
+    conform_fill(&c, ADD_X, 0, 3);
+    if (variant & FLAT_SPECIAL && count > 9) {
+        conform_set(&c, ADD_ACC, 0, -NAN);
+        conform_set(&c, ADD_X, 1, -NAN);
+        conform_set(&c, ADD_ACC, count - 1, INFINITY);
+        conform_set(&c, ADD_X, count - 1, -INFINITY);
+        conform_set(&c, ADD_ACC, count / 2, -NAN);
+        conform_set(&c, ADD_X, count / 2, NAN);
+        conform_set(&c, ADD_X, count / 3, -INFINITY);
+    }
+    c.call = add_call;
+    c.expect = flat_expect_bits;
+    conform_case_run(x, &c, targets, target_count);
+}
+
+static void conform_add_up(conform_context_t *x, const conform_target_t *targets, int count,
+                           mpt_dtype_t compute)
+{
+    for (size_t i = 0; i < FLAT_COUNT_COUNT; i++) {
+        add_case(x, targets, count, compute, flat_counts[i], 0);
+        add_case(x, targets, count, compute, flat_counts[i], FLAT_SPECIAL);
+    }
+}
+
+/* ---- hash ------------------------------------------------------------------------------------------ */
+
+enum { HASH_DATA, HASH_SUM };
+
+static mpt_status_t hash_call(mpt_kernels_t *k, const conform_case_t *c, mpt_dtype_t compute,
+                              void *const *data)
+{
+    (void)compute;
+    mpt_hash_t a = {.dtype = c->compute,
+                    .count = c->n[0],
+                    .data = data[HASH_DATA],
+                    .element = (UINT64_C(1) << 33) + 5,
+                    .salt = UINT64_C(0xfedcba9876543210),
+                    .sum = data[HASH_SUM]};
+    return mpt_hash(k, &a, NULL);
+}
+
+/* Any bits, NaNs among them. */
+static void hash_case(conform_context_t *x, const conform_target_t *targets, int target_count,
+                      mpt_dtype_t compute, int64_t count)
+{
+    conform_case_t c = flat_case("hash", compute, count, FLAT_SPECIAL);
+    conform_add(&c, HASH_DATA, "data", CONFORM_IN, CONFORM_COMPUTE, count)->empty = 1;
+    conform_add_raw(&c, HASH_SUM, "sum", CONFORM_INOUT, sizeof(uint64_t), 1);
+    uint64_t state = c.seed;
+    for (size_t i = 0; i < conform_bytes(&c, HASH_DATA); i++)
+        c.array[HASH_DATA].initial[i] = (unsigned char)conform_random(&state);
+    memset(c.array[HASH_SUM].initial, 0x77, sizeof(uint64_t));
+    c.call = hash_call;
+    c.expect = flat_expect_bits;
+    conform_case_run(x, &c, targets, target_count);
+}
+
+static void conform_hash(conform_context_t *x, const conform_target_t *targets, int count,
+                         mpt_dtype_t compute)
+{
+    for (size_t i = 0; i < FLAT_COUNT_COUNT; i++)
+        hash_case(x, targets, count, compute, flat_counts[i]);
 }
 
 #endif

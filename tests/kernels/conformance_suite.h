@@ -4,6 +4,7 @@
 #ifndef TEST_CONFORMANCE_SUITE_H
 #define TEST_CONFORMANCE_SUITE_H
 
+#include "conformance_adamw.h"
 #include "conformance_attention.h"
 #include "conformance_flat.h"
 #include "conformance_linear.h"
@@ -32,6 +33,8 @@ static const conform_op_t conform_ops[] = {
     {"grad_scan", conform_grad_scan},
     {"adamw", conform_adamw},
     {"cast", conform_cast},
+    {"add", conform_add_up},
+    {"hash", conform_hash},
 };
 #define CONFORM_OP_COUNT ((int)(sizeof conform_ops / sizeof conform_ops[0]))
 

@@ -431,6 +431,145 @@ static void run_adamw(conform_context_t *x, const conform_target_t *t)
     adamw_case(x, t, 1, MPT_BF16, MPT_F32, 65, 0);
 }
 
+/* The average takes what the working weights lost. */
+static mpt_status_t averages_the_rounded_weights(mpt_kernels_t *k, const mpt_adamw_t *a,
+                                                 mpt_stream_t *s)
+{
+    mpt_adamw_t without = *a;
+    without.ema = NULL;
+    mpt_status_t status = ref()->adamw(k, &without, s);
+    for (int64_t i = 0; i < a->count; i++)
+        a->ema[i] += (1 - a->ema_decay) * ((float)mpt_load(a->working, a->compute, i) - a->ema[i]);
+    return status;
+}
+INSTALL(adamw, averages_the_rounded_weights)
+
+static void run_adamw_average(conform_context_t *x, const conform_target_t *t)
+{
+    adamw_case(x, t, 1, MPT_BF16, MPT_F32, 65, FLAT_EMA);
+}
+
+static mpt_status_t rounds_weights_to_nearest(mpt_kernels_t *k, const mpt_adamw_t *a,
+                                              mpt_stream_t *s)
+{
+    mpt_adamw_t nearest = *a;
+    nearest.stochastic = NULL;
+    return ref()->adamw(k, &nearest, s);
+}
+INSTALL(adamw, rounds_weights_to_nearest)
+
+static void run_adamw_stochastic(conform_context_t *x, const conform_target_t *t)
+{
+    adamw_case(x, t, 1, MPT_BF16, MPT_F32, 65, FLAT_STOCHASTIC);
+}
+
+/* Against the gradient's sign twice as far: without masters the rounded weight alone tells. */
+static mpt_status_t steps_too_far(mpt_kernels_t *k, const mpt_adamw_t *a, mpt_stream_t *s)
+{
+    mpt_adamw_t far = *a;
+    far.lr *= 2;
+    return ref()->adamw(k, &far, s);
+}
+INSTALL(adamw, steps_too_far)
+
+static void run_adamw_masterless(conform_context_t *x, const conform_target_t *t)
+{
+    adamw_case(x, t, 1, MPT_F16, MPT_F32, 65, FLAT_STOCHASTIC | FLAT_MASTERLESS);
+}
+
+static mpt_status_t cast_with(mpt_kernels_t *k, const mpt_cast_t *a, mpt_stream_t *s,
+                              mpt_stochastic_t how)
+{
+    mpt_cast_t changed = *a;
+    changed.stochastic = &how;
+    return ref()->cast(k, &changed, s);
+}
+
+static mpt_status_t draws_the_same_every_step(mpt_kernels_t *k, const mpt_cast_t *a,
+                                              mpt_stream_t *s)
+{
+    mpt_stochastic_t how = *a->stochastic;
+    how.step = 0;
+    return cast_with(k, a, s, how);
+}
+INSTALL(cast, draws_the_same_every_step)
+
+static mpt_status_t draws_by_the_place_in_the_array(mpt_kernels_t *k, const mpt_cast_t *a,
+                                                    mpt_stream_t *s)
+{
+    mpt_run_t run[FLAT_RUNS];
+    mpt_stochastic_t how = *a->stochastic;
+    memcpy(run, how.runs, sizeof run);
+    for (int r = 0; r < FLAT_RUNS; r++)
+        run[r].element = run[r].at;
+    how.runs = run;
+    return cast_with(k, a, s, how);
+}
+INSTALL(cast, draws_by_the_place_in_the_array)
+
+static mpt_status_t draws_for_the_padding(mpt_kernels_t *k, const mpt_cast_t *a, mpt_stream_t *s)
+{
+    mpt_run_t run[FLAT_RUNS];
+    mpt_stochastic_t how = *a->stochastic;
+    memcpy(run, how.runs, sizeof run);
+    run[FLAT_RUNS - 1].count = a->count - run[FLAT_RUNS - 1].at;
+    how.runs = run;
+    return cast_with(k, a, s, how);
+}
+INSTALL(cast, draws_for_the_padding)
+
+static void run_cast_stochastic(conform_context_t *x, const conform_target_t *t)
+{
+    cast_case(x, t, 1, MPT_BF16, MPT_F32, 1000, FLAT_STOCHASTIC);
+}
+
+static mpt_status_t keeps_any_nan(mpt_kernels_t *k, const mpt_add_t *a, mpt_stream_t *s)
+{
+    (void)k;
+    (void)s;
+    for (int64_t i = 0; i < a->count; i++)
+        a->acc[i] += (float)mpt_load(a->x, a->dtype, i);
+    return MPT_OK;
+}
+INSTALL(add, keeps_any_nan)
+
+static mpt_status_t overwrites_the_partial_sum(mpt_kernels_t *k, const mpt_add_t *a,
+                                               mpt_stream_t *s)
+{
+    memset(a->acc, 0, (size_t)a->count * sizeof *a->acc);
+    return ref()->add(k, a, s);
+}
+INSTALL(add, overwrites_the_partial_sum)
+
+static void run_add(conform_context_t *x, const conform_target_t *t)
+{
+    add_case(x, t, 1, MPT_BF16, 65, FLAT_SPECIAL);
+}
+
+static mpt_status_t hashes_without_the_place(mpt_kernels_t *k, const mpt_hash_t *a, mpt_stream_t *s)
+{
+    mpt_hash_t one = *a;
+    one.count = 1;
+    for (int64_t i = 0; i < a->count; i++) {
+        one.data = (const char *)a->data + (size_t)i * mpt_dtype_bytes(a->dtype);
+        ref()->hash(k, &one, s);
+    }
+    return MPT_OK;
+}
+INSTALL(hash, hashes_without_the_place)
+
+static mpt_status_t overwrites_the_hash(mpt_kernels_t *k, const mpt_hash_t *a, mpt_stream_t *s)
+{
+    *a->sum = 0;
+    return ref()->hash(k, a, s);
+}
+INSTALL(hash, overwrites_the_hash)
+
+static void run_hash(conform_context_t *x, const conform_target_t *t)
+{
+    hash_case(x, t, 1, MPT_F16, 65);
+}
+
 static mpt_status_t rounds_twice(mpt_kernels_t *k, const mpt_cast_t *a, mpt_stream_t *s)
 {
     (void)k;
@@ -443,7 +582,7 @@ INSTALL(cast, rounds_twice)
 
 static void run_cast(conform_context_t *x, const conform_target_t *t)
 {
-    cast_case(x, t, 1, MPT_F16, MPT_F64, 65);
+    cast_case(x, t, 1, MPT_F16, MPT_F64, 65, 0);
 }
 
 /* ---- the table ------------------------------------------------------------------------------------------- */
@@ -478,6 +617,16 @@ static const mutant_t mutants[] = {
     MUTANT(names_another_offender, run_to_wire),
     MUTANT(sums_squares_in_one_chain, run_grad_scan),
     MUTANT(decays_everything, run_adamw),
+    MUTANT(averages_the_rounded_weights, run_adamw_average),
+    MUTANT(rounds_weights_to_nearest, run_adamw_stochastic),
+    MUTANT(steps_too_far, run_adamw_masterless),
+    MUTANT(draws_the_same_every_step, run_cast_stochastic),
+    MUTANT(draws_by_the_place_in_the_array, run_cast_stochastic),
+    MUTANT(draws_for_the_padding, run_cast_stochastic),
+    MUTANT(keeps_any_nan, run_add),
+    MUTANT(overwrites_the_partial_sum, run_add),
+    MUTANT(hashes_without_the_place, run_hash),
+    MUTANT(overwrites_the_hash, run_hash),
     MUTANT(rounds_twice, run_cast),
 };
 #define MUTANT_COUNT (sizeof mutants / sizeof mutants[0])

@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include "kernels.h"
@@ -54,6 +55,8 @@ COUNTING(to_wire)
 COUNTING(grad_scan)
 COUNTING(adamw)
 COUNTING(cast)
+COUNTING(add)
+COUNTING(hash)
 
 static size_t counting_scratch(mpt_isa_t isa, int threads, const mpt_kernels_limits_t *limits)
 {
@@ -78,6 +81,8 @@ static const mpt_kernels_ops_t counting = {
     .grad_scan = counting_grad_scan,
     .adamw = counting_adamw,
     .cast = counting_cast,
+    .add = counting_add,
+    .hash = counting_hash,
 };
 
 typedef struct fixture {
@@ -433,9 +438,84 @@ static void flat_passes_check_their_arguments(void **state)
     REFUSED(f, mpt_adamw, adamw, compute, MPT_F64, "compute");
     REFUSED(f, mpt_adamw, adamw, grad_dtype, (mpt_dtype_t)-1, "grad_dtype");
     REFUSED(f, mpt_adamw, adamw, decay_count, -1, "decay_count");
-    REFUSED(f, mpt_adamw, adamw, master, NULL, "master");
+    REFUSED(f, mpt_adamw, adamw, working, NULL, "working");
     REFUSED(f, mpt_cast, cast, dst, NULL, "dst");
     REFUSED(f, mpt_cast, cast, src_dtype, MPT_DTYPE_COUNT, "src_dtype");
+}
+
+static void the_optimizer_goes_without_masters_and_with_an_average(void **state)
+{
+    fixture_t *f = *state;
+    void *p = f->memory;
+    mpt_adamw_t a = {.compute = MPT_F32,
+                     .grad_dtype = MPT_F32,
+                     .count = 8,
+                     .m = p,
+                     .v = p,
+                     .working = p,
+                     .grad = p,
+                     .ema_decay = 2};
+    expect_accepted(f, mpt_adamw(&f->k, &a, NULL)); /* without an average its decay means nothing */
+    a.ema = p;
+    a.ema_decay = 1;
+    expect_accepted(f, mpt_adamw(&f->k, &a, NULL));
+    REFUSED(f, mpt_adamw, a, ema_decay, 1.5f, "ema_decay");
+    REFUSED(f, mpt_adamw, a, ema_decay, -0.5f, "ema_decay");
+    REFUSED(f, mpt_adamw, a, ema_decay, NAN, "ema_decay");
+}
+
+static void stochastic_rounding_is_from_fp32_to_16_bits(void **state)
+{
+    fixture_t *f = *state;
+    void *p = f->memory;
+    mpt_run_t run = {0, 8, 0};
+    mpt_stochastic_t how = {.runs = &run, .run_count = 1};
+    mpt_adamw_t adamw = {.compute = MPT_BF16,
+                         .grad_dtype = MPT_F32,
+                         .count = 8,
+                         .m = p,
+                         .v = p,
+                         .working = p,
+                         .grad = p,
+                         .stochastic = &how};
+    mpt_cast_t cast = {.dst_dtype = MPT_F16,
+                       .src_dtype = MPT_F32,
+                       .count = 8,
+                       .dst = p,
+                       .src = p,
+                       .stochastic = &how};
+    expect_accepted(f, mpt_adamw(&f->k, &adamw, NULL));
+    expect_accepted(f, mpt_cast(&f->k, &cast, NULL));
+    REFUSED(f, mpt_adamw, adamw, compute, MPT_F32, "stochastic");
+    REFUSED(f, mpt_cast, cast, dst_dtype, MPT_F32, "stochastic");
+    REFUSED(f, mpt_cast, cast, dst_dtype, MPT_F64, "stochastic");
+    REFUSED(f, mpt_cast, cast, src_dtype, MPT_BF16, "stochastic");
+    REFUSED(f, mpt_cast, cast, src_dtype, MPT_F64, "stochastic");
+    mpt_stochastic_t negative = {.runs = &run, .run_count = -1}, nowhere = {.run_count = 1};
+    REFUSED(f, mpt_cast, cast, stochastic, &negative, "run_count");
+    REFUSED(f, mpt_adamw, adamw, stochastic, &nowhere, "runs");
+    how = (mpt_stochastic_t){0}; /* nothing but padding */
+    expect_accepted(f, mpt_adamw(&f->k, &adamw, NULL));
+}
+
+static void sums_and_hashes_check_their_arguments(void **state)
+{
+    fixture_t *f = *state;
+    void *p = f->memory;
+    mpt_add_t add = {.dtype = MPT_BF16, .count = 8, .acc = p, .x = p};
+    mpt_hash_t hash = {.dtype = MPT_F16, .count = 8, .data = p, .sum = p};
+    expect_accepted(f, mpt_add(&f->k, &add, NULL));
+    expect_accepted(f, mpt_hash(&f->k, &hash, NULL));
+    REFUSED(f, mpt_add, add, dtype, MPT_F64, "dtype");
+    REFUSED(f, mpt_add, add, count, -1, "count");
+    REFUSED(f, mpt_add, add, acc, NULL, "acc");
+    REFUSED(f, mpt_add, add, x, NULL, "x");
+    REFUSED(f, mpt_hash, hash, dtype, MPT_F64, "dtype");
+    REFUSED(f, mpt_hash, hash, count, -1, "count");
+    REFUSED(f, mpt_hash, hash, data, NULL, "data");
+    REFUSED(f, mpt_hash, hash, sum, NULL, "sum");
+    assert_int_equal(f->k.profile[MPT_OP_REDUCE].calls, 1);
+    assert_int_equal(f->k.profile[MPT_OP_OPTIMIZER].calls, 1);
 }
 
 static void flat_passes_over_nothing_are_allowed(void **state)
@@ -450,6 +530,8 @@ static void flat_passes_over_nothing_are_allowed(void **state)
     expect_accepted(f, mpt_grad_scan(&f->k, &scan, NULL));
     expect_accepted(f, mpt_adamw(&f->k, &adamw, NULL));
     expect_accepted(f, mpt_cast(&f->k, &cast, NULL));
+    expect_accepted(f, mpt_add(&f->k, &(mpt_add_t){.dtype = MPT_F32}, NULL));
+    expect_accepted(f, mpt_hash(&f->k, &(mpt_hash_t){.dtype = MPT_F32, .sum = p}, NULL));
 }
 
 /* ---- accounts -------------------------------------------------------------------------------------------- */
@@ -493,6 +575,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(attention_checks_its_arguments, set_up, tear_down),
         cmocka_unit_test_setup_teardown(loss_checks_its_arguments, set_up, tear_down),
         cmocka_unit_test_setup_teardown(flat_passes_check_their_arguments, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_optimizer_goes_without_masters_and_with_an_average,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(stochastic_rounding_is_from_fp32_to_16_bits, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(sums_and_hashes_check_their_arguments, set_up, tear_down),
         cmocka_unit_test_setup_teardown(flat_passes_over_nothing_are_allowed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(calls_are_accounted_by_operation, set_up, tear_down),
     };

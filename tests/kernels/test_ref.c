@@ -439,6 +439,87 @@ static void adamw_takes_its_first_step_against_the_sign(void **state)
     expect_values(working, MPT_BF16, (const double[]){0.625, 1.125}, 2, 0);
 }
 
+static void adamw_averages_and_goes_without_masters(void **state)
+{
+    (void)state;
+    float m[1] = {0}, v[1] = {0}, ema[1] = {1};
+    const float grad[1] = {8};
+    uint16_t working[1];
+    mpt_kernels_t k = oracle(MPT_BF16);
+    mpt_adamw_t a = {.compute = MPT_BF16,
+                     .grad_dtype = MPT_F32,
+                     .count = 1,
+                     .m = m,
+                     .v = v,
+                     .ema = ema,
+                     .working = working,
+                     .grad = grad,
+                     .factor = 0.5f,
+                     .lr = 0.125f + 0x1p-10f,
+                     .beta1 = 0.75f,
+                     .beta2 = 0.875f,
+                     .correction1 = 0.25f,
+                     .correction2 = 0.125f,
+                     .ema_decay = 0.75f};
+    mpt_store(working, MPT_BF16, 0, 1);
+    assert_int_equal(mpt_adamw(&k, &a, NULL), MPT_OK);
+    expect_values(working, MPT_BF16, (const double[]){0.875}, 1, 0);
+    /* A quarter of the way to the weight before it was rounded. */
+    expect_values(ema, MPT_F32, (const double[]){0.96875 - 0x1p-12}, 1, 0);
+}
+
+static void rounding_up_is_as_likely_as_the_distance(void **state)
+{
+    (void)state;
+    enum { COUNT = 4000 };
+    static float source[COUNT];
+    static uint16_t rounded[COUNT];
+    mpt_kernels_t k = oracle(MPT_F32);
+    mpt_run_t runs[2] = {{100, 1500, 7}, {1600, COUNT - 1700, 123456}};
+    mpt_stochastic_t how = {.seed = 3, .step = 4, .runs = runs, .run_count = 2};
+    mpt_cast_t a = {.dst_dtype = MPT_BF16,
+                    .src_dtype = MPT_F32,
+                    .count = COUNT,
+                    .dst = rounded,
+                    .src = source,
+                    .stochastic = &how};
+    for (int i = 0; i < COUNT; i++)
+        source[i] = 1 + 0x1p-9f; /* a quarter of the way from 1 to the next */
+    assert_int_equal(mpt_cast(&k, &a, NULL), MPT_OK);
+    int up = 0;
+    for (int i = 0; i < COUNT; i++) {
+        assert_true(rounded[i] == 0x3f80 || rounded[i] == 0x3f81);
+        assert_true(rounded[i] == 0x3f80 || (i >= 100 && i < COUNT - 100));
+        up += rounded[i] == 0x3f81;
+    }
+    assert_true(up > 950 - 110 && up < 950 + 110); /* four standard deviations of 3800 draws */
+}
+
+static void a_sum_of_nans_is_the_one_quiet_nan(void **state)
+{
+    (void)state;
+    float acc[3] = {1, mpt_f32_from_bits(0xffc12345u), INFINITY};
+    const float x[3] = {0x1p-25f, 1, -INFINITY};
+    mpt_kernels_t k = oracle(MPT_F32);
+    mpt_add_t a = {.dtype = MPT_F32, .count = 3, .acc = acc, .x = x};
+    assert_int_equal(mpt_add(&k, &a, NULL), MPT_OK);
+    assert_true(acc[0] == 1);
+    assert_int_equal(mpt_f32_bits(acc[1]), 0x7fc00000u);
+    assert_int_equal(mpt_f32_bits(acc[2]), 0x7fc00000u);
+}
+
+static void a_hash_adds_to_what_is_there(void **state)
+{
+    (void)state;
+    const uint16_t data[2] = {0x1234, 0xffff};
+    uint64_t sum = 5;
+    mpt_kernels_t k = oracle(MPT_F32);
+    mpt_hash_t a = {
+        .dtype = MPT_BF16, .count = 2, .data = data, .element = 9, .salt = 2, .sum = &sum};
+    assert_int_equal(mpt_hash(&k, &a, NULL), MPT_OK);
+    assert_true(sum == 5 + mpt_hash_mix(9, 0x1234, 2) + mpt_hash_mix(10, 0xffff, 2));
+}
+
 static void cast_rounds_once(void **state)
 {
     (void)state;
@@ -478,6 +559,10 @@ int main(void)
         cmocka_unit_test(grad_scan_sums_in_the_defined_order),
         cmocka_unit_test(grad_scan_counts_what_is_not_finite),
         cmocka_unit_test(adamw_takes_its_first_step_against_the_sign),
+        cmocka_unit_test(adamw_averages_and_goes_without_masters),
+        cmocka_unit_test(rounding_up_is_as_likely_as_the_distance),
+        cmocka_unit_test(a_sum_of_nans_is_the_one_quiet_nan),
+        cmocka_unit_test(a_hash_adds_to_what_is_there),
         cmocka_unit_test(cast_rounds_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -313,7 +313,7 @@ static void check_cast(rig_t *rig, mpt_dtype_t dst_dtype)
         fill_source(src, src_dtype, count);
         for (int64_t i = 0; i < count; i++)
             mpt_store(want, dst_dtype, i, mpt_load(src, src_dtype, i));
-        const mpt_cast_t args = {dst_dtype, src_dtype, count, dst, src};
+        const mpt_cast_t args = {dst_dtype, src_dtype, count, dst, src, NULL};
         assert_int_equal(mpt_cast(&rig->k, &args, NULL), MPT_OK);
         assert_memory_equal(dst, want, (size_t)count * mpt_dtype_bytes(dst_dtype));
         release(src);

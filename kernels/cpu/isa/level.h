@@ -30,6 +30,8 @@
 #define cpu_grad_scan MPT_LEVEL_NAME(mpt_cpu_grad_scan)
 #define cpu_adamw MPT_LEVEL_NAME(mpt_cpu_adamw)
 #define cpu_cast MPT_LEVEL_NAME(mpt_cpu_cast)
+#define cpu_add MPT_LEVEL_NAME(mpt_cpu_add)
+#define cpu_hash MPT_LEVEL_NAME(mpt_cpu_hash)
 #define cpu_elementwise_scratch_bytes MPT_LEVEL_NAME(mpt_cpu_elementwise_scratch_bytes)
 #define cpu_level_table MPT_LEVEL_NAME(mpt_cpu_level_table)
 
@@ -42,7 +44,7 @@ size_t cpu_linear_scratch_bytes(int threads, const mpt_kernels_limits_t *limits)
 mpt_status_t cpu_attention_forward(mpt_kernels_t *k, const mpt_attention_forward_t *a, mpt_stream_t *s);
 mpt_status_t cpu_attention_backward(mpt_kernels_t *k, const mpt_attention_backward_t *a, mpt_stream_t *s);
 size_t cpu_attention_scratch_bytes(int threads, const mpt_kernels_limits_t *limits);
-/* embed.c, layernorm.c, loss.c, wire.c, adamw.c, cast.c */
+/* embed.c, layernorm.c, loss.c, wire.c, adamw.c, cast.c, add.c, hash.c */
 mpt_status_t cpu_embed_forward(mpt_kernels_t *k, const mpt_embed_forward_t *a, mpt_stream_t *s);
 mpt_status_t cpu_embed_backward(mpt_kernels_t *k, const mpt_embed_backward_t *a, mpt_stream_t *s);
 mpt_status_t cpu_layernorm_forward(mpt_kernels_t *k, const mpt_layernorm_forward_t *a, mpt_stream_t *s);
@@ -52,6 +54,8 @@ mpt_status_t cpu_to_wire(mpt_kernels_t *k, const mpt_to_wire_t *a, mpt_stream_t 
 mpt_status_t cpu_grad_scan(mpt_kernels_t *k, const mpt_grad_scan_t *a, mpt_stream_t *s);
 mpt_status_t cpu_adamw(mpt_kernels_t *k, const mpt_adamw_t *a, mpt_stream_t *s);
 mpt_status_t cpu_cast(mpt_kernels_t *k, const mpt_cast_t *a, mpt_stream_t *s);
+mpt_status_t cpu_add(mpt_kernels_t *k, const mpt_add_t *a, mpt_stream_t *s);
+mpt_status_t cpu_hash(mpt_kernels_t *k, const mpt_hash_t *a, mpt_stream_t *s);
 size_t cpu_elementwise_scratch_bytes(int threads, const mpt_kernels_limits_t *limits);
 
 /* table.c: the level's whole table; scratch_bytes there is the largest of the three above (the ops

@@ -38,4 +38,6 @@ const mpt_kernels_ops_t cpu_level_table = {
     .grad_scan = cpu_grad_scan,
     .adamw = cpu_adamw,
     .cast = cpu_cast,
+    .add = cpu_add,
+    .hash = cpu_hash,
 };

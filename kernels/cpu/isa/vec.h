@@ -35,6 +35,7 @@ typedef uint16_t vec_u16_t __attribute__((vector_size(2 * VEC_LANES)));
 /* Half as many doubles fill the same register. */
 #define VEC_F64_LANES (VEC_LANES / 2)
 typedef double vec_f64_t __attribute__((vector_size(8 * VEC_F64_LANES)));
+typedef uint64_t vec_u64_t __attribute__((vector_size(8 * VEC_F64_LANES)));
 
 /* ---- arithmetic
  * -------------------------------------------------------------------------------- */
