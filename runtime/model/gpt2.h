@@ -67,7 +67,10 @@ void mpt_gpt2_tensors(const mpt_gpt2_shape_t *shape, mpt_tensor_t *tensors);
 void mpt_gpt2_init(const mpt_gpt2_shape_t *shape, const mpt_tensor_t *tensors, int index,
                    uint64_t seed, int64_t first, int64_t count, float *out);
 
-/** Activations of one block that backward needs. Shapes with R rows; compute type but for the statistics (wide). */
+/*
+ * Activations of one block that backward needs. Shapes with R rows; compute type but for the statistics (wide).
+ * Those that are computed again are one set for all blocks, which every block's pointers name.
+ */
 typedef struct mpt_gpt2_block_acts {
     void *ln1_y;    /* [R,C] */
     void *qkv;      /* [R,3C] */
@@ -81,14 +84,50 @@ typedef struct mpt_gpt2_block_acts {
     void *lse;      /* [batch,heads,seq] */
 } mpt_gpt2_block_acts_t;
 
+/*
+ * What the owner of parameters and gradients does around their use. A status other than MPT_OK ends the pass with it.
+ * Forward needs 0, 1 .. layers, layers+1 in this order, the loss 0 (the tied wte), backward layers+1, layers .. 1, 0;
+ * mpt_gpt2_logits needs 0. After the last unit of forward comes the loss's 0, after a loss with gradient backward's
+ * layers+1; after a loss without, after logits and after backward's 0 comes none. A unit's parameters and gradients
+ * are not touched any more once another is needed.
+ */
+typedef struct mpt_gpt2_hooks {
+    /* Before unit `unit`'s parameters are read and, with `backward`, its gradients added to. `next` is the unit that will
+     * follow, -1: none. May set params[] and grads[] of both. NULL: they are where they always are. */
+    mpt_status_t (*need)(void *ctx, int unit, int next, int backward);
+    /* In backward: unit `unit`'s gradients of this micro-batch are complete. NULL: nobody asks. */
+    mpt_status_t (*ready)(void *ctx, int unit);
+    void *ctx;
+} mpt_gpt2_hooks_t;
+
+/*
+ * What backward computes again instead of keeping it from forward; the bits are the same. With A = R*C elements, S the
+ * four statistics (4 R wide) and E = lse (R*heads wide), the blocks' activations are
+ *
+ *   KEEP                 layers (16 A + S + E)
+ *   RECOMPUTE_ATTENTION  layers (11 A + S) +  5 A + E        ln1_y, qkv, att, lse again, from the block's input
+ *   RECOMPUTE_BLOCK      layers A          + 15 A + S + E    all again but `out`
+ *
+ * and r_0, lnf_y and ln_f's statistics (2 A + 2 R wide) in each. The set still holds the last block when backward begins:
+ * that block is not computed again.
+ */
+typedef enum mpt_gpt2_recompute {
+    MPT_GPT2_KEEP = 0,
+    MPT_GPT2_RECOMPUTE_ATTENTION,
+    MPT_GPT2_RECOMPUTE_BLOCK
+} mpt_gpt2_recompute_t;
+
 typedef struct mpt_gpt2 {
     mpt_gpt2_shape_t shape;
     mpt_dtype_t compute;
+    mpt_gpt2_recompute_t recompute;
+    mpt_gpt2_hooks_t hooks; /* set by the owner; zero: none */
     mpt_kernels_t *kernels; /* borrowed */
     mpt_stream_t *stream;   /* borrowed */
     void **params;          /* by tensor index: compute; set by the owner */
     void **grads;           /* by tensor index: wide accumulators, +=; set by the owner */
     mpt_gpt2_block_acts_t *blocks; /* [layers] */
+    int64_t held;                  /* the layer whose activations the shared set holds, -1: none */
     void *embed;                   /* [R,C] r_0 */
     void *lnf_y, *lnf_mean, *lnf_rstd;
     int64_t loss_rows;             /* rows of the head at a time */
@@ -101,15 +140,13 @@ typedef struct mpt_gpt2 {
     void *dhidden;                 /* [R,4C] */
 } mpt_gpt2_t;
 
-/** Called in backward when unit `unit`'s gradients are complete. A status other than MPT_OK ends backward with it. */
-typedef mpt_status_t (*mpt_gpt2_ready_t)(void *ctx, int unit);
-
 /** Rows of the head and loss taken at a time. Pure. */
 int64_t mpt_gpt2_loss_rows(const mpt_gpt2_shape_t *shape);
 /** The kernels' limits for this shape. Pure. */
 void mpt_gpt2_limits(const mpt_gpt2_shape_t *shape, mpt_dtype_t compute, mpt_kernels_limits_t *limits_p);
 /** Host memory for the pointer tables. @return MPT_OK; MPT_ERR_NO_MEMORY. */
-mpt_status_t mpt_gpt2_create(mpt_gpt2_t *model, const mpt_gpt2_shape_t *shape, mpt_dtype_t compute);
+mpt_status_t mpt_gpt2_create(mpt_gpt2_t *model, const mpt_gpt2_shape_t *shape, mpt_dtype_t compute,
+                             mpt_gpt2_recompute_t recompute);
 /** Cut the activations from a private arena, counting or real. */
 void mpt_gpt2_cut(mpt_gpt2_t *model, mpt_arena_t *arena);
 /** Free the pointer tables; safe on a zeroed model. */
@@ -119,8 +156,8 @@ void mpt_gpt2_release(mpt_gpt2_t *model);
 mpt_status_t mpt_gpt2_forward(mpt_gpt2_t *model, const uint32_t *tokens);
 /** Head and loss: *loss_sum (device) is set to the sum over rows. With `with_gradient` also the gradients, scaled by `seed`, of the head: dres becomes d(ln_f output), wte's += . */
 mpt_status_t mpt_gpt2_loss(mpt_gpt2_t *model, const uint32_t *targets, float seed, int with_gradient);
-/** Backward from mpt_gpt2_loss's dres; gradients +=. `ready` may be NULL. */
-mpt_status_t mpt_gpt2_backward(mpt_gpt2_t *model, const uint32_t *tokens, mpt_gpt2_ready_t ready, void *ctx);
+/** Backward from mpt_gpt2_loss's dres; gradients +=. */
+mpt_status_t mpt_gpt2_backward(mpt_gpt2_t *model, const uint32_t *tokens);
 /** Logits [vocab] (wide, host-readable on the CPU) of row `row` after mpt_gpt2_forward, in model->logits. */
 mpt_status_t mpt_gpt2_logits(mpt_gpt2_t *model, int64_t row);
 

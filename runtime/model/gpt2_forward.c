@@ -12,7 +12,7 @@ static mpt_status_t first_norm(mpt_gpt2_t *model, int64_t layer)
                      a->ln1_mean, a->ln1_rstd);
 }
 
-static mpt_status_t attend(mpt_gpt2_t *model, int64_t layer)
+static mpt_status_t attention(mpt_gpt2_t *model, int64_t layer)
 {
     const mpt_gpt2_shape_t *shape = &model->shape;
     mpt_gpt2_block_acts_t *a = &model->blocks[layer];
@@ -28,52 +28,88 @@ static mpt_status_t attend(mpt_gpt2_t *model, int64_t layer)
                                  model->stream);
 }
 
-static mpt_status_t block_forward(mpt_gpt2_t *model, int64_t layer)
+mpt_status_t mpt_gpt2_attend(mpt_gpt2_t *model, int64_t layer)
 {
     mpt_gpt2_block_acts_t *a = &model->blocks[layer];
     int64_t c = model->shape.dim;
     int base = mpt_gpt2_block(layer, MPT_GPT2_QKV_W);
-    const void *r = layer == 0 ? model->embed : model->blocks[layer - 1].out;
-    mpt_status_t status = first_norm(model, layer);
+    mpt_status_t status = gpt2_linear(model, base + MPT_GPT2_QKV_W, base + MPT_GPT2_QKV_B, c, 3 * c,
+                                      a->ln1_y, NULL, a->qkv);
     if (status == MPT_OK)
-        status = gpt2_linear(model, base + MPT_GPT2_QKV_W, base + MPT_GPT2_QKV_B, c, 3 * c, a->ln1_y,
-                             NULL, a->qkv);
+        status = attention(model, layer);
+    return status;
+}
+
+mpt_status_t mpt_gpt2_expand(mpt_gpt2_t *model, int64_t layer)
+{
+    mpt_gpt2_block_acts_t *a = &model->blocks[layer];
+    int64_t c = model->shape.dim;
+    int base = mpt_gpt2_block(layer, MPT_GPT2_QKV_W);
+    mpt_status_t status = gpt2_linear(model, base + MPT_GPT2_PROJ_W, base + MPT_GPT2_PROJ_B, c, c, a->att,
+                                      NULL, model->branch);
     if (status == MPT_OK)
-        status = attend(model, layer);
-    if (status == MPT_OK)
-        status = gpt2_linear(model, base + MPT_GPT2_PROJ_W, base + MPT_GPT2_PROJ_B, c, c, a->att, NULL,
-                             model->branch);
-    if (status == MPT_OK)
-        status = gpt2_norm(model, base + MPT_GPT2_LN2_W, r, model->branch, a->mid, a->ln2_y,
-                           a->ln2_mean, a->ln2_rstd);
+        status = gpt2_norm(model, base + MPT_GPT2_LN2_W, gpt2_input(model, layer), model->branch, a->mid,
+                           a->ln2_y, a->ln2_mean, a->ln2_rstd);
     if (status == MPT_OK)
         status = gpt2_linear(model, base + MPT_GPT2_FC_W, base + MPT_GPT2_FC_B, c, 4 * c, a->ln2_y,
                              a->fc_pre, a->fc_act);
+    return status;
+}
+
+static mpt_status_t block_forward(mpt_gpt2_t *model, int64_t layer)
+{
+    int64_t c = model->shape.dim;
+    int base = mpt_gpt2_block(layer, MPT_GPT2_QKV_W);
+    mpt_status_t status = gpt2_need(model, layer + 1, layer + 2, 0);
+    model->held = layer;
+    if (status == MPT_OK)
+        status = first_norm(model, layer);
+    if (status == MPT_OK)
+        status = mpt_gpt2_attend(model, layer);
+    if (status == MPT_OK)
+        status = mpt_gpt2_expand(model, layer);
     if (status == MPT_OK)
         status = gpt2_linear(model, base + MPT_GPT2_FCPROJ_W, base + MPT_GPT2_FCPROJ_B, 4 * c, c,
-                             a->fc_act, NULL, model->branch);
+                             model->blocks[layer].fc_act, NULL, model->branch);
     return status;
+}
+
+static mpt_status_t embed_forward(mpt_gpt2_t *model, const uint32_t *tokens)
+{
+    const mpt_gpt2_shape_t *shape = &model->shape;
+    mpt_status_t status = gpt2_need(model, 0, 1, 0);
+    if (status != MPT_OK)
+        return status;
+    return mpt_embed_forward(model->kernels,
+                             &(mpt_embed_forward_t){.compute = model->compute,
+                                                    .batch = shape->batch,
+                                                    .seq = shape->seq,
+                                                    .dim = shape->dim,
+                                                    .tokens = tokens,
+                                                    .wte = model->params[MPT_GPT2_WTE],
+                                                    .wpe = model->params[MPT_GPT2_WPE],
+                                                    .out = model->embed},
+                             model->stream);
+}
+
+static mpt_status_t head_norm(mpt_gpt2_t *model)
+{
+    int64_t layers = model->shape.layers;
+    mpt_gpt2_block_acts_t *last = &model->blocks[layers - 1];
+    mpt_status_t status = gpt2_need(model, layers + 1, 0, 0);
+    if (status != MPT_OK)
+        return status;
+    return gpt2_norm(model, mpt_gpt2_lnf(&model->shape), last->mid, model->branch, last->out,
+                     model->lnf_y, model->lnf_mean, model->lnf_rstd);
 }
 
 mpt_status_t mpt_gpt2_forward(mpt_gpt2_t *model, const uint32_t *tokens)
 {
-    const mpt_gpt2_shape_t *shape = &model->shape;
-    mpt_gpt2_block_acts_t *last = &model->blocks[shape->layers - 1];
-    mpt_status_t status = mpt_embed_forward(model->kernels,
-                                            &(mpt_embed_forward_t){.compute = model->compute,
-                                                                   .batch = shape->batch,
-                                                                   .seq = shape->seq,
-                                                                   .dim = shape->dim,
-                                                                   .tokens = tokens,
-                                                                   .wte = model->params[MPT_GPT2_WTE],
-                                                                   .wpe = model->params[MPT_GPT2_WPE],
-                                                                   .out = model->embed},
-                                            model->stream);
-    for (int64_t l = 0; l < shape->layers && status == MPT_OK; l++)
+    mpt_status_t status = embed_forward(model, tokens);
+    for (int64_t l = 0; l < model->shape.layers && status == MPT_OK; l++)
         status = block_forward(model, l);
     if (status == MPT_OK)
-        status = gpt2_norm(model, mpt_gpt2_lnf(shape), last->mid, model->branch, last->out,
-                           model->lnf_y, model->lnf_mean, model->lnf_rstd);
+        status = head_norm(model);
     return status;
 }
 
@@ -152,8 +188,9 @@ mpt_status_t mpt_gpt2_loss(mpt_gpt2_t *model, const uint32_t *targets, float see
 {
     int64_t total = gpt2_rows(model);
     mpt_device_t *device = model->kernels->device;
-    mpt_status_t status =
-        device->ops->fill_zero(device, model->loss_sum, sizeof *model->loss_sum, model->stream);
+    mpt_status_t status = gpt2_need(model, 0, with_gradient ? model->shape.layers + 1 : -1, with_gradient);
+    if (status == MPT_OK)
+        status = device->ops->fill_zero(device, model->loss_sum, sizeof *model->loss_sum, model->stream);
     for (int64_t row = 0; row < total && status == MPT_OK; row += model->loss_rows) {
         int64_t rows = total - row < model->loss_rows ? total - row : model->loss_rows;
         status = loss_chunk(model, targets, seed, row, rows, with_gradient);
@@ -163,5 +200,8 @@ mpt_status_t mpt_gpt2_loss(mpt_gpt2_t *model, const uint32_t *targets, float see
 
 mpt_status_t mpt_gpt2_logits(mpt_gpt2_t *model, int64_t row)
 {
-    return head_logits(model, row, 1);
+    mpt_status_t status = gpt2_need(model, 0, -1, 0);
+    if (status == MPT_OK)
+        status = head_logits(model, row, 1);
+    return status;
 }

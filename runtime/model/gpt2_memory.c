@@ -27,12 +27,15 @@ void mpt_gpt2_limits(const mpt_gpt2_shape_t *shape, mpt_dtype_t compute, mpt_ker
                                        .loss_rows = mpt_gpt2_loss_rows(shape)};
 }
 
-mpt_status_t mpt_gpt2_create(mpt_gpt2_t *model, const mpt_gpt2_shape_t *shape, mpt_dtype_t compute)
+mpt_status_t mpt_gpt2_create(mpt_gpt2_t *model, const mpt_gpt2_shape_t *shape, mpt_dtype_t compute,
+                             mpt_gpt2_recompute_t recompute)
 {
     size_t tensors = (size_t)mpt_gpt2_tensor_count(shape);
     memset(model, 0, sizeof *model);
     model->shape = *shape;
     model->compute = compute;
+    model->recompute = recompute;
+    model->held = -1;
     model->loss_rows = mpt_gpt2_loss_rows(shape);
     model->params = calloc(tensors, sizeof *model->params);
     model->grads = calloc(tensors, sizeof *model->grads);
@@ -52,46 +55,74 @@ void mpt_gpt2_release(mpt_gpt2_t *model)
     memset(model, 0, sizeof *model);
 }
 
-static void cut_block(mpt_gpt2_block_acts_t *block, mpt_arena_t *arena, size_t row, size_t stats,
-                      size_t lse)
+/* Bytes of one array of a kind. */
+typedef struct sizes {
+    size_t row;   /* [R,C] compute */
+    size_t stats; /* [R] wide */
+    size_t lse;   /* [batch,heads,seq] wide */
+} sizes_t;
+
+static sizes_t sizes_of(const mpt_gpt2_t *model)
+{
+    const mpt_gpt2_shape_t *shape = &model->shape;
+    size_t rows = (size_t)(shape->batch * shape->seq);
+    size_t wide = mpt_dtype_bytes(mpt_dtype_wide(model->compute));
+    return (sizes_t){.row = rows * (size_t)shape->dim * mpt_dtype_bytes(model->compute),
+                     .stats = rows * wide,
+                     .lse = rows * (size_t)shape->heads * wide};
+}
+
+static void cut_attention(mpt_gpt2_block_acts_t *block, mpt_arena_t *arena, const sizes_t *bytes)
 {
     const mpt_use_t use = MPT_USE_ACTIVATIONS;
-    block->ln1_y = mpt_arena_cut(arena, use, row);
-    block->qkv = mpt_arena_cut(arena, use, 3 * row);
-    block->att = mpt_arena_cut(arena, use, row);
-    block->mid = mpt_arena_cut(arena, use, row);
-    block->ln2_y = mpt_arena_cut(arena, use, row);
-    block->fc_pre = mpt_arena_cut(arena, use, 4 * row);
-    block->fc_act = mpt_arena_cut(arena, use, 4 * row);
-    block->out = mpt_arena_cut(arena, use, row);
-    block->ln1_mean = mpt_arena_cut(arena, use, stats);
-    block->ln1_rstd = mpt_arena_cut(arena, use, stats);
-    block->ln2_mean = mpt_arena_cut(arena, use, stats);
-    block->ln2_rstd = mpt_arena_cut(arena, use, stats);
-    block->lse = mpt_arena_cut(arena, use, lse);
+    block->ln1_y = mpt_arena_cut(arena, use, bytes->row);
+    block->qkv = mpt_arena_cut(arena, use, 3 * bytes->row);
+    block->att = mpt_arena_cut(arena, use, bytes->row);
+    block->lse = mpt_arena_cut(arena, use, bytes->lse);
+}
+
+static void cut_mlp_and_stats(mpt_gpt2_block_acts_t *block, mpt_arena_t *arena, const sizes_t *bytes)
+{
+    const mpt_use_t use = MPT_USE_ACTIVATIONS;
+    block->mid = mpt_arena_cut(arena, use, bytes->row);
+    block->ln2_y = mpt_arena_cut(arena, use, bytes->row);
+    block->fc_pre = mpt_arena_cut(arena, use, 4 * bytes->row);
+    block->fc_act = mpt_arena_cut(arena, use, 4 * bytes->row);
+    block->ln1_mean = mpt_arena_cut(arena, use, bytes->stats);
+    block->ln1_rstd = mpt_arena_cut(arena, use, bytes->stats);
+    block->ln2_mean = mpt_arena_cut(arena, use, bytes->stats);
+    block->ln2_rstd = mpt_arena_cut(arena, use, bytes->stats);
+}
+
+/* What the blocks share is cut with the first; the others take over its pointers. */
+static void cut_block(mpt_gpt2_t *model, int64_t layer, mpt_arena_t *arena, const sizes_t *bytes)
+{
+    mpt_gpt2_block_acts_t *block = &model->blocks[layer];
+    *block = model->blocks[0];
+    if (layer == 0 || model->recompute == MPT_GPT2_KEEP)
+        cut_attention(block, arena, bytes);
+    if (layer == 0 || model->recompute != MPT_GPT2_RECOMPUTE_BLOCK)
+        cut_mlp_and_stats(block, arena, bytes);
+    block->out = mpt_arena_cut(arena, MPT_USE_ACTIVATIONS, bytes->row);
 }
 
 void mpt_gpt2_cut(mpt_gpt2_t *model, mpt_arena_t *arena)
 {
-    const mpt_gpt2_shape_t *shape = &model->shape;
-    size_t rows = (size_t)(shape->batch * shape->seq);
-    size_t element = mpt_dtype_bytes(model->compute);
-    size_t wide = mpt_dtype_bytes(mpt_dtype_wide(model->compute));
-    size_t row = rows * (size_t)shape->dim * element;
-    size_t lse = rows * (size_t)shape->heads * wide;
-    size_t chunk = (size_t)model->loss_rows * (size_t)mpt_gpt2_vocab_padded(shape);
+    sizes_t bytes = sizes_of(model);
+    size_t chunk = (size_t)model->loss_rows * (size_t)mpt_gpt2_vocab_padded(&model->shape);
+    mpt_dtype_t wide = mpt_dtype_wide(model->compute);
 
-    model->embed = mpt_arena_cut(arena, MPT_USE_ACTIVATIONS, row);
-    for (int64_t l = 0; l < shape->layers; l++)
-        cut_block(&model->blocks[l], arena, row, rows * wide, lse);
-    model->lnf_y = mpt_arena_cut(arena, MPT_USE_ACTIVATIONS, row);
-    model->lnf_mean = mpt_arena_cut(arena, MPT_USE_ACTIVATIONS, rows * wide);
-    model->lnf_rstd = mpt_arena_cut(arena, MPT_USE_ACTIVATIONS, rows * wide);
-    model->logits = mpt_arena_cut(arena, MPT_USE_SCRATCH, chunk * wide);
-    model->dlogits = mpt_arena_cut(arena, MPT_USE_SCRATCH, chunk * element);
-    model->losses = mpt_arena_cut(arena, MPT_USE_SCRATCH, rows * wide);
+    model->embed = mpt_arena_cut(arena, MPT_USE_ACTIVATIONS, bytes.row);
+    for (int64_t l = 0; l < model->shape.layers; l++)
+        cut_block(model, l, arena, &bytes);
+    model->lnf_y = mpt_arena_cut(arena, MPT_USE_ACTIVATIONS, bytes.row);
+    model->lnf_mean = mpt_arena_cut(arena, MPT_USE_ACTIVATIONS, bytes.stats);
+    model->lnf_rstd = mpt_arena_cut(arena, MPT_USE_ACTIVATIONS, bytes.stats);
+    model->logits = mpt_arena_cut(arena, MPT_USE_SCRATCH, chunk * mpt_dtype_bytes(wide));
+    model->dlogits = mpt_arena_cut(arena, MPT_USE_SCRATCH, chunk * mpt_dtype_bytes(model->compute));
+    model->losses = mpt_arena_cut(arena, MPT_USE_SCRATCH, bytes.stats);
     model->loss_sum = mpt_arena_cut(arena, MPT_USE_SCRATCH, sizeof(double));
-    model->branch = mpt_arena_cut(arena, MPT_USE_SCRATCH, row);
-    model->dres = mpt_arena_cut(arena, MPT_USE_SCRATCH, row);
-    model->dhidden = mpt_arena_cut(arena, MPT_USE_SCRATCH, 4 * row);
+    model->branch = mpt_arena_cut(arena, MPT_USE_SCRATCH, bytes.row);
+    model->dres = mpt_arena_cut(arena, MPT_USE_SCRATCH, bytes.row);
+    model->dhidden = mpt_arena_cut(arena, MPT_USE_SCRATCH, 4 * bytes.row);
 }

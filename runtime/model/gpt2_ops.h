@@ -1,6 +1,6 @@
 /*
- * The model's shorthand for the kernels it calls: shapes and types filled in, so that forward and backward
- * read like the model's equations. Private to model/.
+ * The model's shorthand for the hooks and kernels it calls: shapes and types filled in, so that forward and backward
+ * read like the model's equations; and the parts of a block that are computed again. Private to model/.
  */
 #ifndef MPT_GPT2_OPS_H
 #define MPT_GPT2_OPS_H
@@ -10,6 +10,24 @@
 static inline int64_t gpt2_rows(const mpt_gpt2_t *model)
 {
     return model->shape.batch * model->shape.seq;
+}
+
+/* The residual stream that enters block `layer`. */
+static inline const void *gpt2_input(const mpt_gpt2_t *model, int64_t layer)
+{
+    return layer == 0 ? model->embed : model->blocks[layer - 1].out;
+}
+
+static inline mpt_status_t gpt2_need(const mpt_gpt2_t *model, int64_t unit, int64_t next, int backward)
+{
+    const mpt_gpt2_hooks_t *hooks = &model->hooks;
+    return hooks->need == NULL ? MPT_OK : hooks->need(hooks->ctx, (int)unit, (int)next, backward);
+}
+
+static inline mpt_status_t gpt2_ready(const mpt_gpt2_t *model, int64_t unit)
+{
+    const mpt_gpt2_hooks_t *hooks = &model->hooks;
+    return hooks->ready == NULL ? MPT_OK : hooks->ready(hooks->ctx, (int)unit);
 }
 
 /* y = x . params[w]^T + params[w_bias]; with `pre`, GELU. */
@@ -99,5 +117,12 @@ static inline mpt_status_t gpt2_norm_backward(mpt_gpt2_t *model, int w, const vo
                                                               .dbeta = model->grads[w + 1]},
                                   model->stream);
 }
+
+/* ln1_y -> qkv -> att, lse of block `layer`. */
+mpt_status_t mpt_gpt2_attend(mpt_gpt2_t *model, int64_t layer);
+/* att -> mid -> ln2_y -> fc_pre, fc_act of block `layer`. Uses `branch`. */
+mpt_status_t mpt_gpt2_expand(mpt_gpt2_t *model, int64_t layer);
+/* Before a block's backward: put its own activations into what the blocks share. Uses `branch`. */
+mpt_status_t mpt_gpt2_recompute_block(mpt_gpt2_t *model, int64_t layer);
 
 #endif
