@@ -20,6 +20,7 @@ typedef enum mpt_use {
     MPT_USE_WEIGHTS = 0,   /* working weights in the compute type */
     MPT_USE_MASTERS,       /* FP32 master weights */
     MPT_USE_MOMENTS,       /* Adam's m and v */
+    MPT_USE_EMA,           /* moving average of the weights */
     MPT_USE_ACCUMULATORS,  /* FP32 gradient accumulators */
     MPT_USE_GRADIENTS,     /* gradients in the wire type */
     MPT_USE_ACTIVATIONS,   /* kept from forward to backward */

@@ -119,7 +119,8 @@ typedef struct mpt_environment {
     char isa_cap[24]; /* MPT_ISA: highest instruction level to use; empty: no cap */
     char comm[16];    /* MPT_COMM: "self", "mpi", "shm"; empty: choose */
     char kernels[16]; /* MPT_KERNELS: "cpu", "ref"; empty: cpu */
-    char inject[128]; /* MPT_INJECT: fault injection for tests, "overflow:rank=1,step=3,tensor=wte.weight,element=5,micro=0" */
+    char inject[160]; /* MPT_INJECT: fault injection for tests: see inject.h */
+    char memory[24];  /* MPT_MEMORY: bytes that a rank's arenas may take, with K, M, G or T; empty: no cap */
     char log_level[16]; /* MPT_LOG: error, warn, info, debug */
 } mpt_environment_t;
 /** Read them. A value too long for its field is cut, and then refused as unknown by the module that it is for. */

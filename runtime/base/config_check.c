@@ -106,6 +106,75 @@ static mpt_status_t check_scale(mpt_config_reading_t *reading)
     return MPT_OK;
 }
 
+/* A key that has no effect beside another's value must not look as if it had. Its default says nothing. */
+static mpt_status_t check_idle(mpt_config_reading_t *reading, const char *key, const char *need)
+{
+    mpt_config_slot_t *slot = slot_for(reading, key);
+    if (mpt_config_is_default(slot->row, &reading->config))
+        return MPT_OK;
+    return mpt_config_refuse(slot, "has no effect without %s; set both or neither", need);
+}
+
+static mpt_status_t check_shards(mpt_config_reading_t *reading)
+{
+    const mpt_config_t *config = &reading->config;
+    if (config->parallel.shard != MPT_SHARD_HSDP)
+        return check_idle(reading, "parallel.shard_ranks", "parallel.shard = hsdp");
+    if (config->parallel.shard_ranks == 0)
+        return mpt_config_refuse(slot_for(reading, "parallel.shard"),
+                                 "needs parallel.shard_ranks; set it to a power of two that "
+                                 "divides the ranks, as the ranks of one host");
+    if (!mpt_config_is_power_of_two((double)config->parallel.shard_ranks))
+        return mpt_config_refuse(slot_for(reading, "parallel.shard_ranks"),
+                                 "is no power of two; use one that divides the ranks");
+    return MPT_OK;
+}
+
+static mpt_status_t check_world(mpt_config_reading_t *reading)
+{
+    const mpt_config_t *config = &reading->config;
+    int64_t unit = config->train.micro_batch * config->train.lanes;
+    char advice[80];
+    if (config->train.reproducible != MPT_REPRODUCIBLE_WORLD)
+        return check_idle(reading, "train.lanes", "train.reproducible = world");
+    snprintf(advice, sizeof advice, "make that a multiple of %lld, or lanes smaller", (long long)unit);
+    if (config->train.global_batch % unit != 0)
+        return refuse_pair(reading, "train.lanes", "times train.micro_batch does not divide",
+                           "train.global_batch", advice);
+    if (config->parallel.reduce_every == MPT_REDUCE_EVERY_MICRO)
+        return refuse_pair(reading, "parallel.reduce_every", "does not go with",
+                           "train.reproducible", "use step");
+    return MPT_OK;
+}
+
+/* Whether gradients cross the wire as FP32: resolve() has not been there yet. */
+static int reduces_fp32(const mpt_config_t *config)
+{
+    mpt_dtype_t reduce = config->precision.reduce;
+    return reduce == MPT_F32 || config->train.reproducible == MPT_REPRODUCIBLE_WORLD ||
+           (reduce == MPT_DTYPE_COUNT && config->precision.compute == MPT_F32);
+}
+
+static mpt_status_t check_masters(mpt_config_reading_t *reading)
+{
+    const mpt_config_t *config = &reading->config;
+    int narrow = config->precision.compute != MPT_F32;
+    int stochastic = config->precision.rounding == MPT_ROUNDING_STOCHASTIC;
+    if (stochastic && !narrow)
+        return refuse_pair(reading, "precision.rounding", "has nothing to round beside",
+                           "precision.compute", "use nearest");
+    if (config->precision.master_fp32)
+        return MPT_OK;
+    if (narrow && !stochastic)
+        return refuse_pair(reading, "precision.master", "would lose small updates beside",
+                           "precision.rounding", "set rounding = stochastic, or master = fp32");
+    if (!narrow && config->train.ema > 0 && !reduces_fp32(config))
+        return refuse_pair(reading, "precision.master",
+                           "beside fp32 compute and train.ema needs fp32 gradients, not",
+                           "precision.reduce", "set reduce = fp32, or master = fp32");
+    return MPT_OK;
+}
+
 /* Put values in the place of "auto" and of 0 for the whole context. */
 static void resolve(mpt_config_t *config)
 {
@@ -113,6 +182,8 @@ static void resolve(mpt_config_t *config)
         config->data.sequence = config->model.context;
     if (config->precision.reduce == MPT_DTYPE_COUNT)
         config->precision.reduce = config->precision.compute;
+    if (config->train.reproducible == MPT_REPRODUCIBLE_WORLD)
+        config->precision.reduce = MPT_F32; /* partial sums must not round where ranks meet */
     int half = config->precision.compute == MPT_F16 || config->precision.reduce == MPT_F16;
     double scale = config->precision.fixed_scale;
     config->precision.dynamic_scale =
@@ -124,7 +195,8 @@ static void resolve(mpt_config_t *config)
 mpt_status_t mpt_config_check(mpt_config_reading_t *reading)
 {
     static mpt_status_t (*const checks[])(mpt_config_reading_t *) = {
-        check_built, check_present, check_model, check_train, check_sizes, check_scale};
+        check_built, check_present, check_model, check_train, check_sizes, check_scale,
+        check_shards,  check_world, check_masters};
     for (size_t i = 0; i < sizeof checks / sizeof *checks; i++) {
         mpt_status_t status = checks[i](reading);
         if (status != MPT_OK)
@@ -156,7 +228,25 @@ static mpt_status_t check_record(const mpt_config_t *config, int ranks, const mp
     return MPT_ERR_CONFIG;
 }
 
-mpt_status_t mpt_config_check_ranks(const mpt_config_t *config, int ranks, const mpt_log_t *log)
+static mpt_status_t check_cut(const mpt_config_t *config, int ranks, const mpt_log_t *log)
+{
+    long long k = config->parallel.shard_ranks, lanes = config->train.lanes;
+    if (config->parallel.shard == MPT_SHARD_HSDP && ranks % k != 0) {
+        mpt_log_error(log, "parallel.shard_ranks = %lld: does not divide the %d ranks; use a power of two that does",
+                      k, ranks);
+        return MPT_ERR_CONFIG;
+    }
+    if (config->train.reproducible == MPT_REPRODUCIBLE_WORLD && lanes % ranks != 0) {
+        mpt_log_error(log,
+                      "train.reproducible = world: does not serve %d ranks; use a power of two of ranks, at "
+                      "most train.lanes = %lld",
+                      ranks, lanes);
+        return MPT_ERR_CONFIG;
+    }
+    return MPT_OK;
+}
+
+static mpt_status_t check_batch(const mpt_config_t *config, int ranks, const mpt_log_t *log)
 {
     int64_t batch = config->train.global_batch;
     int64_t unit = config->train.micro_batch * ranks;
@@ -172,4 +262,10 @@ mpt_status_t mpt_config_check_ranks(const mpt_config_t *config, int ranks, const
                   (long long)batch, (long long)config->train.micro_batch, ranks, (long long)unit,
                   lower, (long long)(below + unit));
     return MPT_ERR_CONFIG;
+}
+
+mpt_status_t mpt_config_check_ranks(const mpt_config_t *config, int ranks, const mpt_log_t *log)
+{
+    mpt_status_t status = check_cut(config, ranks, log);
+    return status == MPT_OK ? check_batch(config, ranks, log) : status;
 }

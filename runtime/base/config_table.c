@@ -23,12 +23,12 @@ static const mpt_config_word_t schedule_words[] = {{"cosine", MPT_SCHEDULE_COSIN
                                                    {"wsd", MPT_SCHEDULE_WSD, 1},
                                                    {0}};
 static const mpt_config_word_t recompute_words[] = {{"none", MPT_RECOMPUTE_NONE, 1},
-                                                    {"block", MPT_RECOMPUTE_BLOCK, 0},
-                                                    {"attention", MPT_RECOMPUTE_ATTENTION, 0},
+                                                    {"block", MPT_RECOMPUTE_BLOCK, 1},
+                                                    {"attention", MPT_RECOMPUTE_ATTENTION, 1},
                                                     {0}};
 static const mpt_config_word_t reproducible_words[] = {{"off", MPT_REPRODUCIBLE_OFF, 1},
                                                        {"run", MPT_REPRODUCIBLE_RUN, 1},
-                                                       {"world", MPT_REPRODUCIBLE_WORLD, 0},
+                                                       {"world", MPT_REPRODUCIBLE_WORLD, 1},
                                                        {0}};
 static const mpt_config_word_t compute_words[] = {{"fp32", MPT_F32, 1},  {"tf32", DTYPE_TF32, 0},
                                                   {"bf16", MPT_BF16, 1}, {"fp16", MPT_F16, 1},
@@ -41,13 +41,13 @@ static const mpt_config_word_t reduce_words[] = {{"auto", MPT_DTYPE_COUNT, 1},
                                                  {"fp16", MPT_F16, 1},
                                                  {0}};
 static const mpt_config_word_t rounding_words[] = {
-    {"nearest", MPT_ROUNDING_NEAREST, 1}, {"stochastic", MPT_ROUNDING_STOCHASTIC, 0}, {0}};
-static const mpt_config_word_t master_words[] = {{"fp32", 1, 1}, {"none", 0, 0}, {0}};
+    {"nearest", MPT_ROUNDING_NEAREST, 1}, {"stochastic", MPT_ROUNDING_STOCHASTIC, 1}, {0}};
+static const mpt_config_word_t master_words[] = {{"fp32", 1, 1}, {"none", 0, 1}, {0}};
 static const mpt_config_word_t shard_words[] = {
-    {"ddp", MPT_SHARD_DDP, 1},     {"zero1", MPT_SHARD_ZERO1, 0}, {"zero2", MPT_SHARD_ZERO2, 0},
-    {"zero3", MPT_SHARD_ZERO3, 0}, {"hsdp", MPT_SHARD_HSDP, 0},   {0}};
+    {"ddp", MPT_SHARD_DDP, 1},     {"zero1", MPT_SHARD_ZERO1, 1}, {"zero2", MPT_SHARD_ZERO2, 1},
+    {"zero3", MPT_SHARD_ZERO3, 1}, {"hsdp", MPT_SHARD_HSDP, 1},   {0}};
 static const mpt_config_word_t reduce_every_words[] = {
-    {"step", MPT_REDUCE_EVERY_STEP, 1}, {"micro", MPT_REDUCE_EVERY_MICRO, 0}, {0}};
+    {"step", MPT_REDUCE_EVERY_STEP, 1}, {"micro", MPT_REDUCE_EVERY_MICRO, 1}, {0}};
 
 static const mpt_config_row_t rows[] = {
     {"", "device", MPT_CONFIG_WORD, AT(device), "auto", WORDS(device_words),
@@ -112,19 +112,18 @@ static const mpt_config_row_t rows[] = {
     {"train", "val_batches", MPT_CONFIG_INT, AT(train.val_batches), "16", 1, MANY,
      .help = "batches of `global_batch` sequences in one validation; past the end of `data.val` it starts again"},
     {"train", "ema", MPT_CONFIG_FLOAT, AT(train.ema), "0", 0, 1,
-     MPT_CONFIG_BELOW_MAX | MPT_CONFIG_DEFAULT_ONLY,
-     .help = "decay of a moving average of the weights; 0: none"},
+     MPT_CONFIG_BELOW_MAX,
+     .help = "decay of an FP32 moving average of the weights, which validation and `sample --ema` can use; 0: none"},
     {"train", "recompute", MPT_CONFIG_WORD, AT(train.recompute), "none", WORDS(recompute_words),
      .help = "activations to compute again in backward in place of keeping them"},
     {"train", "check_every", MPT_CONFIG_INT, AT(train.check_every), "0", 0, MANY,
-     MPT_CONFIG_DEFAULT_ONLY, .help = "steps between comparisons of the replicas' hashes; 0: none"},
+     .help = "steps between comparisons of what several ranks hold alike, by hashes; 0: none"},
     {"train", "reproducible", MPT_CONFIG_WORD, AT(train.reproducible), "run",
      WORDS(reproducible_words),
      .help =
-         "same bits: `run` for the same number of ranks, `world` for any; `off` makes no promise"},
-    {"train", "lanes", MPT_CONFIG_INT, AT(train.lanes), "8", 1, 4096, MPT_CONFIG_DEFAULT_ONLY,
-     .refusal = "has no effect without train.reproducible = world, which is not built yet",
-     .help = "lanes of the batch under `reproducible = world`"},
+         "same bits: `run` for the same number of ranks, `world` for every power of two up to `lanes`; `off` makes no promise"},
+    {"train", "lanes", MPT_CONFIG_INT, AT(train.lanes), "8", 1, 4096, MPT_CONFIG_POWER_OF_TWO,
+     .help = "pieces of the batch that are summed in one fixed tree under `reproducible = world`: the most ranks that give the same bits"},
 
     {"precision", "compute", MPT_CONFIG_WORD, AT(precision.compute), "bf16", WORDS(compute_words),
      .help = "type of working weights and activations"},
@@ -133,9 +132,9 @@ static const mpt_config_row_t rows[] = {
     {"precision", "reduce", MPT_CONFIG_WORD, AT(precision.reduce), "auto", WORDS(reduce_words),
      .help = "type of gradients on the wire; `auto`: the compute type"},
     {"precision", "rounding", MPT_CONFIG_WORD, AT(precision.rounding), "nearest",
-     WORDS(rounding_words), .help = "rounding of working weights"},
+     WORDS(rounding_words), .help = "rounding of 16-bit working weights after an update: to `nearest`, or `stochastic` by the distance"},
     {"precision", "master", MPT_CONFIG_WORD, AT(precision.master_fp32), "fp32", WORDS(master_words),
-     .help = "master weights that the optimizer updates"},
+     .help = "master weights that the optimizer updates; `none`: it updates the working weights, which need `rounding = stochastic` if they are 16-bit"},
     {"precision", "loss_scale", MPT_CONFIG_SCALE, AT(precision.fixed_scale), "auto", SMALLEST_SCALE,
      LARGEST_SCALE, MPT_CONFIG_POWER_OF_TWO,
      .help = "factor on the loss; `auto`: `dynamic` where compute or reduce is fp16, else 1"},
@@ -159,12 +158,12 @@ static const mpt_config_row_t rows[] = {
     {"precision", "max_skips", MPT_CONFIG_INT, AT(precision.max_skips), "100", 1, MANY,
      .help = "skipped steps in a row, at the floor or with a fixed scale, that end the run"},
 
-    {"parallel", "shard", MPT_CONFIG_WORD, AT(parallel.shard), "ddp", WORDS(shard_words),
-     .help = "what is split over the ranks: nothing, optimizer, gradients too, weights too"},
+    {"parallel", "shard", MPT_CONFIG_WORD, AT(parallel.shard), "zero2", WORDS(shard_words),
+     .help = "what is split over the ranks: nothing (`ddp`), masters and optimizer (`zero1`), gradients too (`zero2`), weights too (`zero3`), the same within groups of `shard_ranks` (`hsdp`)"},
     {"parallel", "shard_ranks", MPT_CONFIG_INT, AT(parallel.shard_ranks), "0", 0, 65536,
-     MPT_CONFIG_DEFAULT_ONLY, .help = "ranks that share one copy under `hsdp`"},
+     .help = "ranks that share one copy under `hsdp`: a power of two that divides the ranks"},
     {"parallel", "reduce_every", MPT_CONFIG_WORD, AT(parallel.reduce_every), "step",
-     WORDS(reduce_every_words), .help = "reduce gradients once a step, or in every micro-step"},
+     WORDS(reduce_every_words), .help = "reduce gradients once a step, or in every micro-step: less memory, more traffic"},
 
     {"comm", "timeout_s", MPT_CONFIG_FLOAT, AT(comm.timeout_s), "15", 0, 1e6, MPT_CONFIG_ABOVE_MIN,
      .help = "seconds that a rank waits for another before it ends the run with an error"},

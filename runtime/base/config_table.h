@@ -100,6 +100,8 @@ void mpt_config_fill(mpt_config_t *config_p);
  * translate libConfuse's messages. @return what mpt_config_leave_c_locale puts back. */
 locale_t mpt_config_enter_c_locale(void);
 void mpt_config_leave_c_locale(locale_t before);
+/** 1 where the field, unresolved, holds the row's default. Needs the C locale. */
+int mpt_config_is_default(const mpt_config_row_t *row, const mpt_config_t *config);
 /** 1 where the value in the field is built; else 0, and `use` (of `capacity` bytes) says which are:
  * "ddp". */
 int mpt_config_built(const mpt_config_row_t *row, const mpt_config_t *config, char *use,

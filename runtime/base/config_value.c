@@ -250,22 +250,27 @@ void mpt_config_describe(const mpt_config_row_t *row, char *out, size_t capacity
     }
 }
 
+int mpt_config_is_default(const mpt_config_row_t *row, const mpt_config_t *config)
+{
+    mpt_config_t defaults;
+    memset(&defaults, 0, sizeof defaults);
+    mpt_config_store(row, row->text, &defaults);
+    return memcmp((const char *)config + row->offset, (const char *)&defaults + row->offset, row->bytes) == 0;
+}
+
 int mpt_config_built(const mpt_config_row_t *row, const mpt_config_t *config, char *use,
                      size_t capacity)
 {
-    const char *field = (const char *)config + row->offset;
     if (row->flags & MPT_CONFIG_DEFAULT_ONLY) {
-        mpt_config_t defaults;
-        memset(&defaults, 0, sizeof defaults);
-        mpt_config_store(row, row->text, &defaults);
         snprintf(use, capacity, "%s", row->text);
-        return memcmp(field, (const char *)&defaults + row->offset, row->bytes) == 0;
+        return mpt_config_is_default(row, config);
     }
     if (row->type != MPT_CONFIG_WORD || row->bytes != sizeof(int))
         return 1;
     list_words(row, 1, use, capacity);
+    const int *field = (const int *)(const void *)((const char *)config + row->offset);
     const mpt_config_word_t *word = row->words;
-    while (word->word && word->value != *(const int *)field)
+    while (word->word && word->value != *field)
         word++;
     return !word->word || word->built;
 }

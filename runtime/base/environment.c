@@ -13,6 +13,8 @@ static const mpt_config_variable_t variables[] = {
     {"MPT_KERNELS", AT(kernels), "kernels: `cpu`, or `ref` for the plain-C oracle; empty: `cpu`"},
     {"MPT_INJECT", AT(inject),
      "a fault for tests, as `overflow:rank=1,step=3,tensor=wte.weight,element=5,micro=0`; empty: none"},
+    {"MPT_MEMORY", AT(memory),
+     "bytes that a rank may hold, with `K`, `M`, `G` or `T` (1024s), as a scheduler grants them: a run whose plan is larger does not start; empty: no cap"},
     {"MPT_LOG", AT(log_level), "lines to log: `error`, `warn`, `info` or `debug`; empty: `info`"},
 };
 

@@ -44,4 +44,27 @@ static inline mpt_config_t parse_good(const char *text)
     return config;
 }
 
+/* One line, exactly that one, and the config stays as it was. */
+static inline void expect_line(const char *text, const char *const *overrides, int count, const char *line)
+{
+    capture_t capture;
+    mpt_config_t config, untouched;
+    memset(&config, 0x5a, sizeof config);
+    memset(&untouched, 0x5a, sizeof untouched);
+    assert_int_equal(parse_with(text, overrides, count, &capture, &config), MPT_ERR_CONFIG);
+    assert_string_equal(capture.last, line);
+    assert_int_equal(capture.lines, 1);
+    assert_memory_equal(&config, &untouched, sizeof config);
+}
+
+static inline void expect_error(const char *text, const char *line)
+{
+    expect_line(text, NULL, 0, line);
+}
+
+static inline void expect_set_error(const char *setting, const char *line)
+{
+    expect_line("data { train = x }", &setting, 1, line);
+}
+
 #endif

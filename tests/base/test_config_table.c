@@ -15,11 +15,28 @@ static int follows(const char *key, const char *other)
     static const char *const pairs[][2] = {{"model.context", "data.sequence"},
                                            {"precision.compute", "precision.reduce"},
                                            {"precision.compute", "precision.loss_scale"},
-                                           {"precision.reduce", "precision.loss_scale"}};
+                                           {"precision.reduce", "precision.loss_scale"},
+                                           {"train.reproducible", "precision.reduce"},
+                                           {"train.reproducible", "precision.loss_scale"}};
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
         if (strcmp(pairs[i][0], key) == 0 && strcmp(pairs[i][1], other) == 0)
             return 1;
     return 0;
+}
+
+/* What keys that say nothing by themselves are tried beside. */
+static const mpt_config_row_t *companion_of(const char *key, const char **setting_p)
+{
+    static const char *const pairs[][3] = {{"train.lanes", "train.reproducible", "world"},
+                                           {"precision.master", "precision.rounding", "stochastic"},
+                                           {"parallel.shard", "parallel.shard_ranks", "2"},
+                                           {"parallel.shard_ranks", "parallel.shard", "hsdp"}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+        if (strcmp(pairs[i][0], key) == 0) {
+            *setting_p = pairs[i][2];
+            return mpt_config_row(mpt_config_find(pairs[i][1]));
+        }
+    return NULL;
 }
 
 static int field_equal(const mpt_config_row_t *row, const mpt_config_t *a, const mpt_config_t *b)
@@ -43,11 +60,22 @@ static int means_default(const mpt_config_row_t *row, const char *value)
            end != value && !end[strspn(end, " ")];
 }
 
-/* @return 1 where the value was accepted and is not the default. */
-static int takes_effect_or_errs(const mpt_config_row_t *row, const char *value, const char *text,
-                                const char *const *overrides, int count)
+/* What `row`, and `beside` where that is not NULL, may change with it. */
+static int may_change(const mpt_config_row_t *row, const mpt_config_row_t *beside, const mpt_config_row_t *other)
 {
-    char name[MPT_CONFIG_MAX_NAME], other_name[MPT_CONFIG_MAX_NAME];
+    char name[MPT_CONFIG_MAX_NAME], beside_name[MPT_CONFIG_MAX_NAME] = "", other_name[MPT_CONFIG_MAX_NAME];
+    mpt_config_row_name(row, name);
+    mpt_config_row_name(other, other_name);
+    if (beside)
+        mpt_config_row_name(beside, beside_name);
+    return other == row || other == beside || follows(name, other_name) || follows(beside_name, other_name);
+}
+
+/* @return 1 where the value was accepted and is not the default. `beside`: a key that is set too, or NULL. */
+static int takes_effect_or_errs(const mpt_config_row_t *row, const char *value, const char *text,
+                                const char *const *overrides, int count, const mpt_config_row_t *beside)
+{
+    char name[MPT_CONFIG_MAX_NAME];
     capture_t capture;
     mpt_config_t config, plain = parse_good("data { train = x }");
     mpt_config_row_name(row, name);
@@ -60,9 +88,8 @@ static int takes_effect_or_errs(const mpt_config_row_t *row, const char *value, 
         fail_msg("%s = %s was accepted without its effect", name, value);
     for (int i = 0; i < mpt_config_row_count(); i++) {
         const mpt_config_row_t *other = mpt_config_row(i);
-        mpt_config_row_name(other, other_name);
-        if (other != row && !follows(name, other_name) && !field_equal(other, &config, &plain))
-            fail_msg("%s = %s changed %s", name, value, other_name);
+        if (!may_change(row, beside, other) && !field_equal(other, &config, &plain))
+            fail_msg("%s = %s changed %s.%s", name, value, other->section, other->key);
     }
     return !means_default(row, value);
 }
@@ -74,6 +101,20 @@ static int has_choice(const mpt_config_row_t *row)
     for (const mpt_config_word_t *word = row->words; word && word->word; word++)
         built += word->built;
     return row->words ? built > 1 : !(row->flags & MPT_CONFIG_DEFAULT_ONLY);
+}
+
+/* The value by --set, beside the key that it needs, where there is one. */
+static int try_beside(const mpt_config_row_t *row, const char *value)
+{
+    char name[MPT_CONFIG_MAX_NAME], other_name[MPT_CONFIG_MAX_NAME], setting[4096], other[128];
+    const char *other_value;
+    const mpt_config_row_t *beside = companion_of(mpt_config_row_name(row, name), &other_value);
+    if (!beside || strpbrk(value, "{}\"'"))
+        return 0;
+    snprintf(setting, sizeof setting, "%s=%s", name, value);
+    snprintf(other, sizeof other, "%s=%s", mpt_config_row_name(beside, other_name), other_value);
+    const char *overrides[] = {setting, other};
+    return takes_effect_or_errs(row, value, "data { train = x }", overrides, 2, beside);
 }
 
 /* The same value in a file, and by --set where it is not the file's syntax that is tried. */
@@ -89,13 +130,26 @@ static int try_value(const mpt_config_row_t *row, const char *value)
     else
         snprintf(text, sizeof text, "data { train = x }\n%s { %s = %s }", row->section, row->key,
                  value);
-    int effect = takes_effect_or_errs(row, value, text, NULL, 0);
+    int effect = takes_effect_or_errs(row, value, text, NULL, 0, NULL);
     snprintf(setting, sizeof setting, "%s=%s", name, value);
     const char *overrides[] = {setting};
     if (!strpbrk(value, "{}\"'"))
-        assert_int_equal(takes_effect_or_errs(row, value, "data { train = x }", overrides, 1),
+        assert_int_equal(takes_effect_or_errs(row, value, "data { train = x }", overrides, 1, NULL),
                          effect);
-    return effect;
+    return effect || try_beside(row, value);
+}
+
+/* Every word that is built, the default aside, does something. @return how many do. */
+static int try_words(const mpt_config_row_t *row)
+{
+    int effects = 0;
+    for (const mpt_config_word_t *word = row->words; word && word->word; word++) {
+        int effect = try_value(row, word->word);
+        if (effect != (word->built && !means_default(row, word->word)))
+            fail_msg("%s.%s = %s: effect %d", row->section, row->key, word->word, effect);
+        effects += effect;
+    }
+    return effects;
 }
 
 static void every_key_has_an_effect_or_an_error_for_every_kind_of_value(void **state)
@@ -188,10 +242,9 @@ static void every_key_has_an_effect_or_an_error_for_every_kind_of_value(void **s
                      row->section[0] ? " { " : "", row->key, values[j], row->section[0] ? " }" : "",
                      strcmp(name, "data.train") == 0 ? "" : "\n");
             const char *overrides[] = {"data.train=x"};
-            takes_effect_or_errs(row, inside, text, overrides, strcmp(name, "data.train") != 0);
+            takes_effect_or_errs(row, inside, text, overrides, strcmp(name, "data.train") != 0, NULL);
         }
-        for (const mpt_config_word_t *word = row->words; word && word->word; word++)
-            effects += try_value(row, word->word);
+        effects += try_words(row);
         memset(huge, 'x', sizeof huge - 1);
         huge[sizeof huge - 1] = '\0';
         assert_int_equal(try_value(row, huge), 0);
