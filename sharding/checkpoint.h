@@ -1,23 +1,27 @@
 /*
  * Checkpoints: folders that hold the whole training state, written by all ranks at once and readable by any
- * number of ranks.
+ * number of ranks in any shard mode.
  *
- *   dir/step-00000100/meta            text: "key = value" lines, the last of them the checksum of the rest
+ *   dir/step-00000100/meta            text: "key = value" lines, the last of them the checksum of the rest;
+ *                                     format version, step, ranks, run, kinds, then the session's lines
  *   dir/step-00000100/rank-00000.bin  one per rank that saved:
- *       header   magic, version, rank, ranks, step, extents, checksum of header and extents
+ *       header   magic, version, rank, ranks, step, run, extents, checksum of header and extents
  *       extents  (tensor, kind, first element, count, file offset, checksum) ...
- *       payload  FP32, little-endian, the extents' elements one after the other
+ *       payload  FP32, little-endian, the extents' elements one after the other, to the end of the file
  *
- * Rank r writes slice r of every unit, cut into extents of unpadded tensors, so that a reader needs only the
+ * Rank r writes its part (layout.h) of every unit, cut into extents of unpadded tensors, so that a reader needs only the
  * tensor table. Written as dir/step-00000100.partial, every file synced; when all ranks have said "synced"
  * through the consensus record, rank 0 writes and syncs `meta` and renames the folder: that is the commit. A failed
- * save is removed and leaves older checkpoints whole. Checksums are XXH3 (64 bits).
+ * save is removed and leaves older checkpoints whole. Step and run id stand in meta and in every header, so that
+ * files of two saves are never taken for one. Checksums are XXH3 (64 bits). Version 1 had no run id and no kinds (it
+ * held masters, m and v) and is still read.
  */
 #ifndef MPT_CHECKPOINT_H
 #define MPT_CHECKPOINT_H
 
 #include "layout.h"
 #include "log.h"
+#include "pool.h"
 #include "state.h"
 
 #ifdef __cplusplus
@@ -31,14 +35,31 @@ extern "C" {
 
 typedef struct mpt_checkpoint mpt_checkpoint_t;
 
+typedef enum mpt_checkpoint_kind {
+    MPT_KIND_MASTER = 0, /* without masters: the working weights, widened */
+    MPT_KIND_M = 1,
+    MPT_KIND_V = 2,
+    MPT_KIND_EMA = 3, /* where the run keeps one */
+    MPT_KIND_COUNT = 4
+} mpt_checkpoint_kind_t;
+/** "master", "m", "v", "ema". */
+const char *mpt_checkpoint_kind_name(mpt_checkpoint_kind_t kind);
+/** The array of `state` that `kind` is saved from and loaded to; its data is NULL where the state keeps none. */
+const mpt_held_t *mpt_checkpoint_held(const mpt_state_t *state, mpt_checkpoint_kind_t kind);
+
 typedef struct mpt_checkpoint_params {
     const char *dir;
-    int64_t keep;               /* newest checkpoints to keep */
-    const mpt_layout_t *layout; /* borrowed */
-    const mpt_log_t *log;       /* borrowed */
+    int64_t keep;             /* newest checkpoints to keep */
+    const mpt_state_t *state; /* borrowed: what is saved; cut before the saver is created */
+    mpt_pool_t *pool;         /* borrowed: the threads that copy to the snapshot; NULL: the caller copies */
+    const mpt_log_t *log;     /* borrowed */
     int rank;
-    float *snapshot; /* borrowed, 3 * mpt_layout_owned floats: saves are asynchronous; NULL: they are not */
+    uint64_t run; /* a number that all ranks of this run share and no other run has: it ties the files of one save together */
+    float *snapshot; /* borrowed, mpt_checkpoint_snapshot_bytes: saves are asynchronous; NULL: they are not */
 } mpt_checkpoint_params_t;
+
+/** Bytes of the copy that an asynchronous save writes from: one FP32 part of every kind that is saved. The same on all ranks. Pure. */
+size_t mpt_checkpoint_snapshot_bytes(const mpt_state_params_t *params);
 
 /* A rank's progress with the save that began last, as it rides the record. */
 typedef enum mpt_save_progress {
@@ -53,10 +74,10 @@ mpt_status_t mpt_checkpoint_create(const mpt_checkpoint_params_t *params, mpt_ch
 /** Wait for a write in flight and free; an uncommitted save is left as .partial. NULL is allowed. */
 void mpt_checkpoint_destroy(mpt_checkpoint_t *saver);
 /**
- * Begin to save `state` as of `step`; meta is the session's "key = value" lines. Asynchronous: returns once the state is
- * copied; else when it is written. One save at a time. Local. Failures show in mpt_checkpoint_progress.
+ * Begin to save the state as of `step`; meta is the session's "key = value" lines, less than MPT_CHECKPOINT_META_MAX - 256 bytes of them. Asynchronous:
+ * returns once the state is copied; else when it is written. One save at a time. Local. Failures show in mpt_checkpoint_progress.
  */
-void mpt_checkpoint_begin(mpt_checkpoint_t *saver, const mpt_state_t *state, int64_t step, const char *meta);
+void mpt_checkpoint_begin(mpt_checkpoint_t *saver, int64_t step, const char *meta);
 /** This rank's progress. Does not block. */
 mpt_save_progress_t mpt_checkpoint_progress(mpt_checkpoint_t *saver);
 /** Wait until this rank's progress is not WRITING. */
@@ -75,8 +96,10 @@ int64_t mpt_checkpoint_step(const mpt_checkpoint_t *saver);
 typedef struct mpt_checkpoint_meta {
     char path[MPT_CHECKPOINT_PATH_MAX];
     char text[MPT_CHECKPOINT_META_MAX];
+    int version;
     int64_t step;
-    int ranks; /* that saved it */
+    int ranks;    /* that saved it */
+    uint64_t run; /* 0 in version 1 */
 } mpt_checkpoint_meta_t;
 
 /** Steps of the committed checkpoints in `dir`, newest first; at most `capacity`. Returns their number (0 where there is no folder). */
@@ -93,23 +116,36 @@ int mpt_checkpoint_get(const char *text, const char *key, char *out, size_t byte
 /** A fingerprint of a tensor table: names and shapes. */
 uint64_t mpt_checkpoint_fingerprint(const mpt_tensor_t *tensors, int count);
 
-typedef enum mpt_checkpoint_kind {
-    MPT_KIND_MASTER = 0,
-    MPT_KIND_M = 1,
-    MPT_KIND_V = 2,
-    MPT_KIND_COUNT = 3
-} mpt_checkpoint_kind_t;
+/** Takes elements [first, first+count) of tensor `tensor`, in pieces of any size and order. A status other than MPT_OK ends the reading with it. */
+typedef struct mpt_checkpoint_sink {
+    mpt_status_t (*put)(void *ctx, mpt_checkpoint_kind_t kind, int tensor, int64_t first, int64_t count,
+                        const float *values);
+    void *ctx;
+} mpt_checkpoint_sink_t;
 
+/** Which kinds a checkpoint holds, a bit (1 << kind) for each: from its meta. */
+unsigned mpt_checkpoint_kinds(const mpt_checkpoint_meta_t *meta);
 /**
- * Load every element of every tensor into flat arrays over `layout` (by kind; a NULL array is skipped but verified), checking every checksum and that each
- * element came exactly once. Any number of ranks may have saved. Local. @return MPT_OK; MPT_ERR_CHECKPOINT (logged: file, offset, what), arrays then
- * hold anything; MPT_ERR_NO_MEMORY.
+ * Read every element of every tensor, of the kinds in `kinds` (a bit each), in chunks of at most 1 MiB to `sink`. First the headers and
+ * tables of all files are checked: that they are of one save and of this model, and that each element of every kind comes exactly once. Then the payloads of the kinds asked for are
+ * read and their checksums checked; those of other kinds are not read (mpt_checkpoint_verify does). Any number of ranks, in any shard mode, may have saved. `layout` names the tensors. A chunk
+ * reaches the sink before its extent's checksum is known: after an error what the sink was given means nothing. Local. @return MPT_OK;
+ * MPT_ERR_CHECKPOINT (logged: file, offset, what); MPT_ERR_NO_MEMORY; the sink's.
  */
-mpt_status_t mpt_checkpoint_load(const mpt_checkpoint_meta_t *meta, const mpt_layout_t *layout,
-                                 float *const arrays[MPT_KIND_COUNT], const mpt_log_t *log);
+mpt_status_t mpt_checkpoint_load(const mpt_checkpoint_meta_t *meta, const mpt_layout_t *layout, unsigned kinds,
+                                 const mpt_checkpoint_sink_t *sink, const mpt_log_t *log);
+/**
+ * A sink over a state: keeps what this rank holds, of the kinds that it holds. Without masters MPT_KIND_MASTER goes to the working weights, rounded to
+ * nearest (exact for what such a run saved); with masters the working weights are the caller's to refresh. Slices of
+ * working weights that other ranks look after are the caller's to gather.
+ */
+mpt_checkpoint_sink_t mpt_checkpoint_state_sink(mpt_state_t *state);
 /** Bytes of the folder's files together, as the file system has them. */
 int64_t mpt_checkpoint_bytes(const mpt_checkpoint_meta_t *meta);
-/** Verify every byte of every file without a model. *bytes_p: what was read. */
+/**
+ * Verify every byte of every file without a model: what load checks, but for the tensors' names and sizes. *bytes_p (may be NULL): what was read.
+ * @return MPT_OK; MPT_ERR_CHECKPOINT (logged); MPT_ERR_NO_MEMORY.
+ */
 mpt_status_t mpt_checkpoint_verify(const mpt_checkpoint_meta_t *meta, const mpt_log_t *log, int64_t *bytes_p);
 
 #ifdef __cplusplus

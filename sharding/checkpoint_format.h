@@ -7,7 +7,8 @@
 #include <stdint.h>
 
 #define CHECKPOINT_MAGIC "MPTCKPT1"
-#define CHECKPOINT_VERSION 1
+#define CHECKPOINT_VERSION 2 /* 1: no run id, no EMA */
+#define CHECKPOINT_OLDEST 1
 
 typedef struct checkpoint_header {
     char magic[8];
@@ -17,7 +18,7 @@ typedef struct checkpoint_header {
     uint64_t step;
     uint64_t fingerprint; /* of the tensor table */
     uint64_t file_bytes;
-    uint64_t reserved;
+    uint64_t run;      /* 0 in version 1 */
     uint64_t checksum; /* of the header before this field, then of the extents */
 } checkpoint_header_t;
 
@@ -25,7 +26,7 @@ typedef struct checkpoint_extent {
     uint32_t tensor;
     uint32_t kind;
     uint64_t first, count; /* elements of the tensor */
-    uint64_t offset;       /* bytes from the start of the file */
+    uint64_t offset;       /* bytes from the start of the file: where the extent before it ends */
     uint64_t checksum;     /* of the payload */
 } checkpoint_extent_t;
 

@@ -1,6 +1,5 @@
 #include "checkpoint.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -13,336 +12,420 @@
 
 #include "checkpoint_format.h"
 #include "file.h"
+#include "numeric.h"
 
-#define VERIFY_CHUNK ((size_t)1 << 20)
+#define READ_CHUNK ((size_t)1 << 20)
+#define EXTENTS_MAX (1u << 20) /* of one file: beyond that no model goes */
 
-uint64_t mpt_checkpoint_fingerprint(const mpt_tensor_t *tensors, int count)
-{
-    uint64_t hash = 0;
-    for (int t = 0; t < count; t++) {
-        hash = XXH3_64bits_withSeed(tensors[t].name, strlen(tensors[t].name), hash);
-        hash = XXH3_64bits_withSeed(tensors[t].shape, (size_t)tensors[t].dims * sizeof(int64_t), hash);
-    }
-    return hash;
-}
+/* An extent and the rank whose file holds it. */
+typedef struct piece {
+    checkpoint_extent_t extent;
+    uint32_t rank;
+} piece_t;
 
-/* The step that a folder's name stands for, written as mpt_checkpoint_path writes it; else -1. */
-static int64_t step_of_name(const char *name)
-{
-    char canonical[32];
-    int64_t step;
-    if (sscanf(name, "step-%" SCNd64, &step) != 1 || step < 0)
-        return -1;
-    snprintf(canonical, sizeof canonical, "step-%08" PRId64, step);
-    return strcmp(name, canonical) == 0 ? step : -1;
-}
+/* A reading under way: first every file's table is collected, then payloads are read. */
+typedef struct reading {
+    const mpt_checkpoint_meta_t *meta;
+    const mpt_layout_t *layout; /* NULL: the tensors are not known */
+    const mpt_log_t *log;
+    unsigned held;        /* kinds, by meta */
+    uint64_t fingerprint; /* that every file must have; without a layout that of the first */
+    piece_t *pieces;      /* owned */
+    size_t count;
+    float *chunk;       /* owned, READ_CHUNK */
+    XXH3_state_t *hash; /* owned */
+    int64_t bytes;
+} reading_t;
 
-/* Put `step` into a list that is newest first; where it is full the oldest falls out. */
-static int insert_step(int64_t *steps, int count, int capacity, int64_t step)
-{
-    int at = count;
-    while (at > 0 && steps[at - 1] < step)
-        at--;
-    if (at == capacity)
-        return count;
-    count += count < capacity;
-    memmove(&steps[at + 1], &steps[at], (size_t)(count - 1 - at) * sizeof *steps);
-    steps[at] = step;
-    return count;
-}
-
-int mpt_checkpoint_list(const char *dir, int64_t *steps, int capacity)
-{
-    DIR *folder = opendir(dir);
-    int count = 0;
-    if (folder == NULL)
-        return 0;
-    struct dirent *entry;
-    while ((entry = readdir(folder)) != NULL) {
-        int64_t step = step_of_name(entry->d_name);
-        if (step >= 0)
-            count = insert_step(steps, count, capacity, step);
-    }
-    closedir(folder);
-    return count;
-}
-
-int mpt_checkpoint_get(const char *text, const char *key, char *out, size_t bytes)
-{
-    size_t n = strlen(key);
-    for (const char *line = text; line != NULL && *line != '\0'; line = strchr(line, '\n')) {
-        line += *line == '\n';
-        if (strncmp(line, key, n) != 0 || strncmp(line + n, " = ", 3) != 0)
-            continue;
-        const char *value = line + n + 3;
-        size_t length = strcspn(value, "\n");
-        if (length >= bytes)
-            return 0;
-        memcpy(out, value, length);
-        out[length] = '\0';
-        return 1;
-    }
-    return 0;
-}
-
-/* Checks meta's last line, which is the checksum of all before it, to the last byte, and cuts it off. */
-static int meta_is_whole(char *text, size_t bytes)
-{
-    char expected[32];
-    char *last = strstr(text, "xxh3 = ");
-    if (last == NULL)
-        return 0;
-    snprintf(expected, sizeof expected, "xxh3 = %016" PRIx64 "\n",
-             (uint64_t)XXH3_64bits(text, (size_t)(last - text)));
-    if (strcmp(last, expected) != 0 || (size_t)(last - text) + strlen(expected) != bytes)
-        return 0;
-    *last = '\0';
-    return 1;
-}
-
-static ssize_t read_text(const char *path, char *out, size_t bytes)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    ssize_t n = read(fd, out, bytes - 1);
-    close(fd);
-    if (n >= 0)
-        out[n] = '\0';
-    return n;
-}
-
-mpt_status_t mpt_checkpoint_read_meta(const char *path, const mpt_log_t *log, mpt_checkpoint_meta_t *meta_p)
-{
-    mpt_checkpoint_meta_t meta;
-    char file[MPT_CHECKPOINT_PATH_MAX + 16], value[32];
-    snprintf(meta.path, sizeof meta.path, "%s", path);
-    snprintf(file, sizeof file, "%s/meta", path);
-    ssize_t bytes = read_text(file, meta.text, sizeof meta.text);
-    if (bytes < 0) {
-        mpt_log_error(log, "%s: %s; not a checkpoint folder, or its save was never finished", file,
-                      strerror(errno));
-        return MPT_ERR_CHECKPOINT;
-    }
-    if (!meta_is_whole(meta.text, (size_t)bytes)) {
-        mpt_log_error(log, "%s: checksum mismatch; the file is damaged", file);
-        return MPT_ERR_CHECKPOINT;
-    }
-    int version = mpt_checkpoint_get(meta.text, "mpt-ddp checkpoint", value, sizeof value) ? atoi(value) : 0;
-    if (version != CHECKPOINT_VERSION) {
-        mpt_log_error(log, "%s: version %d; this program reads version %d", file, version,
-                      CHECKPOINT_VERSION);
-        return MPT_ERR_CHECKPOINT;
-    }
-    meta.step = mpt_checkpoint_get(meta.text, "step", value, sizeof value) ? atoll(value) : -1;
-    meta.ranks = mpt_checkpoint_get(meta.text, "ranks", value, sizeof value) ? atoi(value) : 0;
-    if (meta.step < 0 || meta.ranks < 1) {
-        mpt_log_error(log, "%s: no step or ranks; the file is damaged", file);
-        return MPT_ERR_CHECKPOINT;
-    }
-    *meta_p = meta;
-    return MPT_OK;
-}
-
-/* One rank's file, open and with its header and table checked. */
-typedef struct reader {
+/* One rank's file, open and with its header checked. */
+typedef struct file {
     char path[MPT_CHECKPOINT_PATH_MAX + 32];
     int fd;
+    uint32_t rank;
     checkpoint_header_t header;
-    checkpoint_extent_t *table; /* owned */
     const mpt_log_t *log;
-} reader_t;
+} file_t;
 
-static mpt_status_t damaged(const reader_t *reader, uint64_t offset, const char *what)
+/* ---- headers and tables ----------------------------------------------------------------------------- */
+
+static mpt_status_t damaged(const file_t *file, uint64_t offset, const char *what)
 {
-    mpt_log_error(reader->log, "%s: offset %" PRIu64 ": %s; the file is damaged", reader->path, offset,
+    mpt_log_error(file->log, "%s: offset %" PRIu64 ": %s; the file is damaged", file->path, offset,
                   what);
     return MPT_ERR_CHECKPOINT;
 }
 
-static void close_reader(reader_t *reader)
+static mpt_status_t open_file(file_t *file, const reading_t *reading, uint32_t rank)
 {
-    if (reader->fd >= 0)
-        close(reader->fd);
-    free(reader->table);
+    file->log = reading->log;
+    file->rank = rank;
+    snprintf(file->path, sizeof file->path, "%s/rank-%05u.bin", reading->meta->path, rank);
+    file->fd = open(file->path, O_RDONLY | O_CLOEXEC);
+    if (file->fd >= 0)
+        return MPT_OK;
+    mpt_log_error(file->log, "%s: %s", file->path, strerror(errno));
+    return MPT_ERR_CHECKPOINT;
 }
 
-static mpt_status_t read_header(reader_t *reader, const mpt_checkpoint_meta_t *meta, int rank)
+static mpt_status_t check_save(const file_t *file, const mpt_checkpoint_meta_t *meta)
 {
-    checkpoint_header_t *header = &reader->header;
+    const checkpoint_header_t *header = &file->header;
+    if (header->version == (uint32_t)meta->version && header->rank == file->rank &&
+        header->ranks == (uint32_t)meta->ranks && header->step == (uint64_t)meta->step &&
+        header->run == meta->run)
+        return MPT_OK;
+    mpt_log_error(file->log,
+                  "%s: belongs to another save: version %u, rank %u of %u, step %" PRIu64
+                  ", run %016" PRIx64 "; by its meta: version %d, rank %u of %d, step %" PRId64
+                  ", run %016" PRIx64,
+                  file->path, header->version, header->rank, header->ranks, header->step,
+                  header->run, meta->version, file->rank, meta->ranks, meta->step, meta->run);
+    return MPT_ERR_CHECKPOINT;
+}
+
+static mpt_status_t read_header(file_t *file, const mpt_checkpoint_meta_t *meta)
+{
+    checkpoint_header_t *header = &file->header;
     struct stat info;
-    if (mpt_file_read_at(reader->fd, header, sizeof *header, 0) != 0)
-        return damaged(reader, 0, "too short for a header");
-    if (memcmp(header->magic, CHECKPOINT_MAGIC, 8) != 0 || header->version != CHECKPOINT_VERSION)
-        return damaged(reader, 0, "wrong magic or version");
-    if (header->rank != (uint32_t)rank || header->ranks != (uint32_t)meta->ranks ||
-        header->step != (uint64_t)meta->step)
-        return damaged(reader, 0, "belongs to another rank, rank count or step");
-    if (fstat(reader->fd, &info) != 0 || (uint64_t)info.st_size != header->file_bytes)
-        return damaged(reader, header->file_bytes, "file size differs from the header's");
-    return MPT_OK;
-}
-
-static mpt_status_t read_table(reader_t *reader)
-{
-    checkpoint_header_t *header = &reader->header;
-    size_t bytes = (size_t)header->extent_count * sizeof *reader->table;
-    if (sizeof *header + bytes > header->file_bytes)
-        return damaged(reader, sizeof *header, "table of extents runs past the end");
-    reader->table = malloc(bytes + 1);
-    if (reader->table == NULL)
-        return MPT_ERR_NO_MEMORY;
-    if (mpt_file_read_at(reader->fd, reader->table, bytes, sizeof *header) != 0)
-        return damaged(reader, sizeof *header, strerror(errno));
-    uint64_t checksum = XXH3_64bits_withSeed(
-        reader->table, bytes, XXH3_64bits(header, offsetof(checkpoint_header_t, checksum)));
-    return checksum == header->checksum ? MPT_OK : damaged(reader, 0, "header checksum mismatch");
-}
-
-static mpt_status_t open_reader(reader_t *reader, const mpt_checkpoint_meta_t *meta, int rank,
-                                const mpt_log_t *log)
-{
-    memset(reader, 0, sizeof *reader);
-    reader->log = log;
-    snprintf(reader->path, sizeof reader->path, "%s/rank-%05d.bin", meta->path, rank);
-    reader->fd = open(reader->path, O_RDONLY | O_CLOEXEC);
-    if (reader->fd < 0) {
-        mpt_log_error(log, "%s: %s", reader->path, strerror(errno));
-        return MPT_ERR_CHECKPOINT;
-    }
-    mpt_status_t status = read_header(reader, meta, rank);
-    if (status == MPT_OK)
-        status = read_table(reader);
+    if (mpt_file_read_at(file->fd, header, sizeof *header, 0) != 0)
+        return damaged(file, 0, "too short for a header");
+    if (memcmp(header->magic, CHECKPOINT_MAGIC, 8) != 0 || header->version < CHECKPOINT_OLDEST ||
+        header->version > CHECKPOINT_VERSION)
+        return damaged(file, 0, "wrong magic or version");
+    mpt_status_t status = check_save(file, meta);
     if (status != MPT_OK)
-        close_reader(reader);
-    return status;
-}
-
-/* Check an extent's payload in pieces, without a place to keep it. */
-static mpt_status_t verify_extent(reader_t *reader, const checkpoint_extent_t *extent, void *buffer)
-{
-    XXH3_state_t *hash = XXH3_createState();
-    uint64_t bytes = extent->count * sizeof(float), done = 0;
-    if (hash == NULL)
-        return MPT_ERR_NO_MEMORY;
-    XXH3_64bits_reset(hash);
-    mpt_status_t status = MPT_OK;
-    while (done < bytes && status == MPT_OK) {
-        size_t n = bytes - done < VERIFY_CHUNK ? (size_t)(bytes - done) : VERIFY_CHUNK;
-        if (mpt_file_read_at(reader->fd, buffer, n, extent->offset + done) != 0)
-            status = damaged(reader, extent->offset + done, "cannot be read");
-        else
-            XXH3_64bits_update(hash, buffer, n);
-        done += n;
-    }
-    if (status == MPT_OK && XXH3_64bits_digest(hash) != extent->checksum)
-        status = damaged(reader, extent->offset, "checksum mismatch");
-    XXH3_freeState(hash);
-    return status;
-}
-
-static mpt_status_t load_extent(reader_t *reader, const checkpoint_extent_t *extent,
-                                const mpt_layout_t *layout, float *array)
-{
-    size_t bytes = (size_t)extent->count * sizeof(float);
-    float *out = array + mpt_layout_at(layout, (int)extent->tensor) + extent->first;
-    if (mpt_file_read_at(reader->fd, out, bytes, extent->offset) != 0)
-        return damaged(reader, extent->offset, "cannot be read");
-    if (XXH3_64bits(out, bytes) != extent->checksum)
-        return damaged(reader, extent->offset, "checksum mismatch");
+        return status;
+    if (fstat(file->fd, &info) != 0 || (uint64_t)info.st_size != header->file_bytes)
+        return damaged(file, header->file_bytes, "file size differs from the header's");
+    uint64_t table_bytes = (uint64_t)header->extent_count * sizeof(checkpoint_extent_t);
+    if (header->extent_count > EXTENTS_MAX || sizeof *header + table_bytes > header->file_bytes)
+        return damaged(file, sizeof *header, "table of extents runs past the end");
     return MPT_OK;
 }
 
-static int extent_fits(const checkpoint_extent_t *extent, const mpt_layout_t *layout)
+static mpt_status_t read_table(const file_t *file, checkpoint_extent_t *table)
 {
-    if (extent->kind >= MPT_KIND_COUNT || extent->tensor >= (uint32_t)layout->tensor_count)
+    const checkpoint_header_t *header = &file->header;
+    size_t bytes = (size_t)header->extent_count * sizeof *table;
+    if (mpt_file_read_at(file->fd, table, bytes, sizeof *header) != 0)
+        return damaged(file, sizeof *header, strerror(errno));
+    uint64_t checksum = XXH3_64bits_withSeed(
+        table, bytes, XXH3_64bits(header, offsetof(checkpoint_header_t, checksum)));
+    return checksum == header->checksum ? MPT_OK : damaged(file, 0, "header checksum mismatch");
+}
+
+static mpt_status_t check_model(reading_t *reading, const file_t *file)
+{
+    if (reading->layout == NULL && file->rank == 0)
+        reading->fingerprint = file->header.fingerprint;
+    if (file->header.fingerprint == reading->fingerprint)
+        return MPT_OK;
+    mpt_log_error(file->log, "%s: is of another model: its tensors differ from %s's", file->path,
+                  reading->layout != NULL ? "this config" : "the first file");
+    return MPT_ERR_CHECKPOINT;
+}
+
+static int extent_fits(const checkpoint_extent_t *extent, const reading_t *reading)
+{
+    const mpt_layout_t *layout = reading->layout;
+    if (extent->kind >= MPT_KIND_COUNT || !(reading->held >> extent->kind & 1) ||
+        extent->count == 0 || extent->first > INT64_MAX - extent->count)
+        return 0;
+    if (layout == NULL)
+        return 1;
+    if (extent->tensor >= (uint32_t)layout->tensor_count)
         return 0;
     uint64_t count = (uint64_t)mpt_tensor_count(&layout->tensors[extent->tensor]);
     return extent->first <= count && extent->count <= count - extent->first;
 }
 
-static mpt_status_t load_file(reader_t *reader, const mpt_layout_t *layout,
-                              float *const arrays[MPT_KIND_COUNT], void *buffer, int64_t *elements)
+/* Payloads lie end to end, from the table to the end of the file, so that every byte has its checksum. */
+static mpt_status_t check_table(const reading_t *reading, const file_t *file,
+                                const checkpoint_extent_t *table)
 {
-    if (reader->header.fingerprint !=
-        mpt_checkpoint_fingerprint(layout->tensors, layout->tensor_count)) {
-        mpt_log_error(reader->log, "%s: is of another model: its tensors differ from this config's",
-                      reader->path);
-        return MPT_ERR_CHECKPOINT;
+    uint64_t at = sizeof file->header + (uint64_t)file->header.extent_count * sizeof *table;
+    for (uint32_t i = 0; i < file->header.extent_count; i++) {
+        uint64_t row = sizeof file->header + (uint64_t)i * sizeof *table;
+        if (!extent_fits(&table[i], reading))
+            return damaged(
+                file, row,
+                "an extent lies outside its tensor, or is of a kind that meta does not name");
+        if (table[i].offset != at ||
+            table[i].count > (file->header.file_bytes - at) / sizeof(float))
+            return damaged(file, row, "an extent's payload is not where the one before it ends");
+        at += table[i].count * sizeof(float);
     }
-    for (uint32_t i = 0; i < reader->header.extent_count; i++) {
-        const checkpoint_extent_t *extent = &reader->table[i];
-        if (!extent_fits(extent, layout))
-            return damaged(reader, sizeof reader->header, "an extent lies outside its tensor");
-        float *array = arrays[extent->kind];
-        mpt_status_t status = array != NULL ? load_extent(reader, extent, layout, array)
-                                            : verify_extent(reader, extent, buffer);
+    return at == file->header.file_bytes ? MPT_OK
+                                         : damaged(file, at, "payloads end before the file does");
+}
+
+static mpt_status_t add_pieces(reading_t *reading, const checkpoint_extent_t *table, uint32_t count,
+                               uint32_t rank)
+{
+    piece_t *grown = realloc(reading->pieces, (reading->count + count + 1) * sizeof *grown);
+    if (grown == NULL)
+        return MPT_ERR_NO_MEMORY;
+    reading->pieces = grown;
+    for (uint32_t i = 0; i < count; i++)
+        grown[reading->count++] = (piece_t){.extent = table[i], .rank = rank};
+    return MPT_OK;
+}
+
+static mpt_status_t survey_open(reading_t *reading, file_t *file)
+{
+    mpt_status_t status = read_header(file, reading->meta);
+    if (status != MPT_OK)
+        return status;
+    checkpoint_extent_t *table = malloc((size_t)file->header.extent_count * sizeof *table + 1);
+    if (table == NULL)
+        return MPT_ERR_NO_MEMORY;
+    status = read_table(file, table);
+    if (status == MPT_OK)
+        status = check_model(reading, file);
+    if (status == MPT_OK)
+        status = check_table(reading, file, table);
+    if (status == MPT_OK)
+        status = add_pieces(reading, table, file->header.extent_count, file->rank);
+    reading->bytes += (int64_t)file->header.file_bytes;
+    free(table);
+    return status;
+}
+
+static mpt_status_t survey(reading_t *reading)
+{
+    mpt_status_t status = MPT_OK;
+    for (int rank = 0; rank < reading->meta->ranks && status == MPT_OK; rank++) {
+        file_t file;
+        status = open_file(&file, reading, (uint32_t)rank);
         if (status != MPT_OK)
             return status;
-        *elements += (int64_t)extent->count;
+        status = survey_open(reading, &file);
+        close(file.fd);
+    }
+    return status;
+}
+
+/* ---- every element once --------------------------------------------------------------------------------- */
+
+static int by_element(const void *left, const void *right)
+{
+    const checkpoint_extent_t *a = &((const piece_t *)left)->extent,
+                              *b = &((const piece_t *)right)->extent;
+    if (a->kind != b->kind)
+        return a->kind < b->kind ? -1 : 1;
+    if (a->tensor != b->tensor)
+        return a->tensor < b->tensor ? -1 : 1;
+    return a->first < b->first ? -1 : a->first > b->first;
+}
+
+static int by_offset(const void *left, const void *right)
+{
+    const piece_t *a = left, *b = right;
+    if (a->rank != b->rank)
+        return a->rank < b->rank ? -1 : 1;
+    return a->extent.offset < b->extent.offset ? -1 : a->extent.offset > b->extent.offset;
+}
+
+static mpt_status_t uncovered(const reading_t *reading, int kind, uint32_t tensor, uint64_t element,
+                              const char *what)
+{
+    const mpt_layout_t *layout = reading->layout;
+    mpt_log_error(reading->log, "%s: %s: tensor %u%s%s: element %" PRIu64 " %s",
+                  reading->meta->path, mpt_checkpoint_kind_name((mpt_checkpoint_kind_t)kind),
+                  tensor, layout != NULL ? " " : "",
+                  layout != NULL ? layout->tensors[tensor].name : "", element, what);
+    return MPT_ERR_CHECKPOINT;
+}
+
+/* One tensor of one kind: its pieces, from *at_p on, follow each other from its first element; *end_p is where they end. */
+static mpt_status_t cover_tensor(const reading_t *reading, int kind, uint32_t tensor, size_t *at_p,
+                                 uint64_t *end_p)
+{
+    uint64_t end = 0;
+    for (; *at_p < reading->count; ++*at_p) {
+        const checkpoint_extent_t *extent = &reading->pieces[*at_p].extent;
+        if (extent->kind != (uint32_t)kind || extent->tensor != tensor)
+            break;
+        if (extent->first < end)
+            return uncovered(reading, kind, tensor, extent->first, "comes twice");
+        if (extent->first > end)
+            return uncovered(reading, kind, tensor, end, "is missing");
+        end += extent->count;
+    }
+    *end_p = end;
+    return MPT_OK;
+}
+
+/* Without a layout a kind ends where no tensor follows; *elements_p is how many it has. */
+static mpt_status_t cover_kind(const reading_t *reading, int kind, size_t *at_p,
+                               uint64_t *elements_p)
+{
+    const mpt_layout_t *layout = reading->layout;
+    uint64_t end = 0, elements = 0;
+    for (uint32_t tensor = 0; layout == NULL || tensor < (uint32_t)layout->tensor_count; tensor++) {
+        mpt_status_t status = cover_tensor(reading, kind, tensor, at_p, &end);
+        if (status != MPT_OK)
+            return status;
+        if (layout != NULL && end != (uint64_t)mpt_tensor_count(&layout->tensors[tensor]))
+            return uncovered(reading, kind, tensor, end, "is missing");
+        if (layout == NULL && end == 0) {
+            int more =
+                *at_p < reading->count && reading->pieces[*at_p].extent.kind == (uint32_t)kind;
+            if (more)
+                return uncovered(reading, kind, tensor, 0, "is missing");
+            break;
+        }
+        elements += end;
+    }
+    *elements_p = elements;
+    return MPT_OK;
+}
+
+static mpt_status_t check_coverage(reading_t *reading)
+{
+    uint64_t elements, first = 0;
+    size_t at = 0;
+    qsort(reading->pieces, reading->count, sizeof *reading->pieces, by_element);
+    for (int kind = 0; kind < MPT_KIND_COUNT; kind++) {
+        if (!(reading->held >> kind & 1))
+            continue;
+        mpt_status_t status = cover_kind(reading, kind, &at, &elements);
+        if (status != MPT_OK)
+            return status;
+        first = first == 0 ? elements : first;
+        if (elements != first || elements == 0) {
+            mpt_log_error(reading->log,
+                          "%s: holds %" PRIu64 " elements of %s; another kind has %" PRIu64,
+                          reading->meta->path, elements,
+                          mpt_checkpoint_kind_name((mpt_checkpoint_kind_t)kind), first);
+            return MPT_ERR_CHECKPOINT;
+        }
     }
     return MPT_OK;
 }
 
+/* ---- payloads ------------------------------------------------------------------------------------------- */
+
+static mpt_status_t read_piece(const reading_t *reading, const file_t *file,
+                               const checkpoint_extent_t *extent, const mpt_checkpoint_sink_t *sink)
+{
+    const uint64_t room = READ_CHUNK / sizeof(float);
+    XXH3_64bits_reset(reading->hash);
+    for (uint64_t done = 0; done < extent->count;) {
+        uint64_t count = extent->count - done < room ? extent->count - done : room;
+        uint64_t offset = extent->offset + done * sizeof(float);
+        if (mpt_file_read_at(file->fd, reading->chunk, count * sizeof(float), offset) != 0)
+            return damaged(file, offset, "cannot be read");
+        XXH3_64bits_update(reading->hash, reading->chunk, count * sizeof(float));
+        mpt_status_t status =
+            sink == NULL
+                ? MPT_OK
+                : sink->put(sink->ctx, (mpt_checkpoint_kind_t)extent->kind, (int)extent->tensor,
+                            (int64_t)(extent->first + done), (int64_t)count, reading->chunk);
+        if (status != MPT_OK)
+            return status;
+        done += count;
+    }
+    if (XXH3_64bits_digest(reading->hash) != extent->checksum)
+        return damaged(file, extent->offset, "checksum mismatch");
+    return MPT_OK;
+}
+
+/* The payloads of `kinds`, file by file, each from its beginning to its end. */
+static mpt_status_t read_payloads(const reading_t *reading, unsigned kinds,
+                                  const mpt_checkpoint_sink_t *sink)
+{
+    mpt_status_t status = MPT_OK;
+    file_t file = {.fd = -1};
+    qsort(reading->pieces, reading->count, sizeof *reading->pieces, by_offset);
+    for (size_t i = 0; i < reading->count && status == MPT_OK; i++) {
+        const piece_t *piece = &reading->pieces[i];
+        if (!(kinds >> piece->extent.kind & 1))
+            continue;
+        if (file.fd < 0 || file.rank != piece->rank) {
+            if (file.fd >= 0)
+                close(file.fd);
+            status = open_file(&file, reading, piece->rank);
+        }
+        if (status == MPT_OK)
+            status = read_piece(reading, &file, &piece->extent, sink);
+    }
+    if (file.fd >= 0)
+        close(file.fd);
+    return status;
+}
+
+static mpt_status_t read_all(reading_t *reading, unsigned kinds, const mpt_checkpoint_sink_t *sink)
+{
+    mpt_status_t status = MPT_ERR_NO_MEMORY;
+    reading->held = mpt_checkpoint_kinds(reading->meta);
+    reading->chunk = malloc(READ_CHUNK);
+    reading->hash = XXH3_createState();
+    if (reading->chunk != NULL && reading->hash != NULL)
+        status = survey(reading);
+    if (status == MPT_OK)
+        status = check_coverage(reading);
+    if (status == MPT_OK)
+        status = read_payloads(reading, kinds, sink);
+    XXH3_freeState(reading->hash);
+    free(reading->chunk);
+    free(reading->pieces);
+    return status;
+}
+
 mpt_status_t mpt_checkpoint_load(const mpt_checkpoint_meta_t *meta, const mpt_layout_t *layout,
-                                 float *const arrays[MPT_KIND_COUNT], const mpt_log_t *log)
+                                 unsigned kinds, const mpt_checkpoint_sink_t *sink,
+                                 const mpt_log_t *log)
 {
-    mpt_status_t status = MPT_OK;
-    int64_t elements = 0;
-    void *buffer = malloc(VERIFY_CHUNK);
-    if (buffer == NULL)
-        return MPT_ERR_NO_MEMORY;
-    for (int rank = 0; rank < meta->ranks && status == MPT_OK; rank++) {
-        reader_t reader;
-        status = open_reader(&reader, meta, rank, log);
-        if (status != MPT_OK)
-            break;
-        status = load_file(&reader, layout, arrays, buffer, &elements);
-        close_reader(&reader);
-    }
-    /* Slices of one layout cannot overlap, so that the right total means each element once. */
-    if (status == MPT_OK && elements != layout->parameters * MPT_KIND_COUNT) {
-        mpt_log_error(log, "%s: holds %" PRId64 " of %" PRId64 " elements", meta->path, elements,
-                      layout->parameters * MPT_KIND_COUNT);
-        status = MPT_ERR_CHECKPOINT;
-    }
-    free(buffer);
-    return status;
+    reading_t reading = {.meta = meta,
+                         .layout = layout,
+                         .log = log,
+                         .fingerprint =
+                             mpt_checkpoint_fingerprint(layout->tensors, layout->tensor_count)};
+    for (int k = 0; k < MPT_KIND_COUNT; k++)
+        if (kinds >> k & ~mpt_checkpoint_kinds(meta) >> k & 1) {
+            mpt_log_error(log, "%s: holds no %s", meta->path,
+                          mpt_checkpoint_kind_name((mpt_checkpoint_kind_t)k));
+            return MPT_ERR_CHECKPOINT;
+        }
+    return read_all(&reading, kinds, sink);
 }
 
-int64_t mpt_checkpoint_bytes(const mpt_checkpoint_meta_t *meta)
+mpt_status_t mpt_checkpoint_verify(const mpt_checkpoint_meta_t *meta, const mpt_log_t *log,
+                                   int64_t *bytes_p)
 {
-    char path[MPT_CHECKPOINT_PATH_MAX + 32];
-    struct stat info;
-    int64_t bytes = 0;
-    snprintf(path, sizeof path, "%s/meta", meta->path);
-    bytes += stat(path, &info) == 0 ? (int64_t)info.st_size : 0;
-    for (int rank = 0; rank < meta->ranks; rank++) {
-        snprintf(path, sizeof path, "%s/rank-%05d.bin", meta->path, rank);
-        bytes += stat(path, &info) == 0 ? (int64_t)info.st_size : 0;
-    }
-    return bytes;
-}
-
-mpt_status_t mpt_checkpoint_verify(const mpt_checkpoint_meta_t *meta, const mpt_log_t *log, int64_t *bytes_p)
-{
-    mpt_status_t status = MPT_OK;
-    int64_t bytes = (int64_t)strlen(meta->text);
-    void *buffer = malloc(VERIFY_CHUNK);
-    if (buffer == NULL)
-        return MPT_ERR_NO_MEMORY;
-    for (int rank = 0; rank < meta->ranks && status == MPT_OK; rank++) {
-        reader_t reader;
-        status = open_reader(&reader, meta, rank, log);
-        if (status != MPT_OK)
-            break;
-        for (uint32_t i = 0; i < reader.header.extent_count && status == MPT_OK; i++)
-            status = verify_extent(&reader, &reader.table[i], buffer);
-        bytes += (int64_t)reader.header.file_bytes;
-        close_reader(&reader);
-    }
-    free(buffer);
+    reading_t reading = {.meta = meta, .log = log, .bytes = (int64_t)strlen(meta->text)};
+    mpt_status_t status = read_all(&reading, ~0u, NULL);
     if (status == MPT_OK && bytes_p != NULL)
-        *bytes_p = bytes;
+        *bytes_p = reading.bytes;
     return status;
+}
+
+/* ---- to a state ----------------------------------------------------------------------------------------- */
+
+static mpt_status_t put_in_state(void *ctx, mpt_checkpoint_kind_t kind, int tensor, int64_t first,
+                                 int64_t count, const float *values)
+{
+    const mpt_state_t *state = ctx;
+    const mpt_held_t *held = mpt_checkpoint_held(state, kind);
+    mpt_extent_t own;
+    int pieces, index;
+    mpt_state_owned(state, &pieces, &index);
+    if (held->data == NULL || !mpt_layout_extent(state->layout, pieces, index, tensor, &own))
+        return MPT_OK;
+    int64_t begin = first > own.first ? first : own.first;
+    int64_t end = first + count < own.first + own.count ? first + count : own.first + own.count;
+    if (begin >= end)
+        return MPT_OK;
+    void *out = mpt_held_at(state, held, own.at + begin - own.first);
+    if (held->dtype == MPT_F32)
+        memcpy(out, values + (begin - first), (size_t)(end - begin) * sizeof(float));
+    else
+        mpt_convert(out, held->dtype, values + (begin - first), MPT_F32, end - begin);
+    return MPT_OK;
+}
+
+mpt_checkpoint_sink_t mpt_checkpoint_state_sink(mpt_state_t *state)
+{
+    return (mpt_checkpoint_sink_t){.put = put_in_state, .ctx = state};
 }

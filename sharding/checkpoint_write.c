@@ -1,6 +1,5 @@
 #include "checkpoint.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -12,95 +11,125 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "checkpoint_folder.h"
 #include "checkpoint_format.h"
 #include "file.h"
+#include "numeric.h"
+
+#define WRITE_CHUNK ((int64_t)1 << 18) /* elements that are hashed, written and copied at once */
 
 struct mpt_checkpoint {
     mpt_checkpoint_params_t params;
-    char dir[1024];
+    checkpoint_folder_t folder;
     char meta[MPT_CHECKPOINT_META_MAX];
     int64_t step; /* of the save in flight, or -1 */
     atomic_int progress;
     pthread_t thread;
     int thread_running;
-    mpt_extent_t *extents; /* of this rank's slices */
-    int extent_count;
-    checkpoint_extent_t *table; /* extent_count * MPT_KIND_COUNT */
-    const float **sources;      /* where each table row's payload is, one per row */
+    checkpoint_header_t header;
+    mpt_extent_t *extents;      /* of this rank's parts */
+    checkpoint_extent_t *table; /* rows: for each kind, each extent */
+    int extent_count, rows;
+    float *
+        widened; /* WRITE_CHUNK elements, where the working weights are saved without a snapshot; else NULL */
+    XXH3_state_t *hash;
 };
 
-/* Folders of saves that a crash cut off. */
-static void remove_stale(const char *dir)
+const mpt_held_t *mpt_checkpoint_held(const mpt_state_t *state, mpt_checkpoint_kind_t kind)
 {
-    char path[MPT_CHECKPOINT_PATH_MAX];
-    struct dirent *entry;
-    DIR *folder = opendir(dir);
-    while (folder != NULL && (entry = readdir(folder)) != NULL) {
-        size_t n = strlen(entry->d_name);
-        if (strncmp(entry->d_name, "step-", 5) != 0 || n < 8 ||
-            strcmp(entry->d_name + n - 8, ".partial") != 0)
-            continue;
-        snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
-        mpt_file_remove_dir(path);
+    switch (kind) {
+    case MPT_KIND_MASTER:
+        return state->master.data != NULL ? &state->master : &state->working;
+    case MPT_KIND_M:
+        return &state->m;
+    case MPT_KIND_V:
+        return &state->v;
+    default:
+        return &state->ema;
     }
-    if (folder != NULL)
-        closedir(folder);
 }
 
-static int rename_to_lost(const char *path)
+size_t mpt_checkpoint_snapshot_bytes(const mpt_state_params_t *params)
 {
-    char lost[MPT_CHECKPOINT_PATH_MAX + 16];
-    for (int n = 1; n < 10000; n++) {
-        snprintf(lost, sizeof lost, "%s.lost-%d", path, n);
-        if (access(lost, F_OK) != 0)
-            return rename(path, lost);
-    }
-    errno = EEXIST;
-    return -1;
+    size_t kinds = params->with_ema ? MPT_KIND_COUNT : MPT_KIND_COUNT - 1;
+    return (size_t)(params->layout->total / params->layout->ranks) * kinds * sizeof(float);
 }
 
-int mpt_checkpoint_set_aside(const char *dir, int64_t step, const mpt_log_t *log)
+/* ---- creating ---------------------------------------------------------------------------------------- */
+
+/* All of header and table that no save changes: payloads follow the table in its order. */
+static void describe(mpt_checkpoint_t *saver)
 {
-    int64_t steps[256];
-    char path[MPT_CHECKPOINT_PATH_MAX];
-    int moved = 0, count = mpt_checkpoint_list(dir, steps, 256);
-    for (int i = 0; i < count && steps[i] > step; i++) {
-        mpt_checkpoint_path(dir, steps[i], path, sizeof path);
-        if (rename_to_lost(path) == 0) {
-            mpt_log_warn(log, "%s is later than where this run starts: set aside as %s.lost-N", path, path);
-            moved++;
-        } else {
-            mpt_log_warn(log, "cannot set %s aside: %s; --resume auto may take it for this run's", path,
-                         strerror(errno));
-        }
+    const mpt_layout_t *layout = saver->params.state->layout;
+    uint64_t offset =
+        sizeof(checkpoint_header_t) + (uint64_t)saver->rows * sizeof(checkpoint_extent_t);
+    for (int i = 0; i < saver->rows; i++) {
+        const mpt_extent_t *extent = &saver->extents[i % saver->extent_count];
+        saver->table[i] = (checkpoint_extent_t){.tensor = (uint32_t)extent->tensor,
+                                                .kind = (uint32_t)(i / saver->extent_count),
+                                                .first = (uint64_t)extent->first,
+                                                .count = (uint64_t)extent->count,
+                                                .offset = offset};
+        offset += (uint64_t)extent->count * sizeof(float);
     }
-    return moved;
+    saver->header = (checkpoint_header_t){
+        .version = CHECKPOINT_VERSION,
+        .rank = (uint32_t)saver->params.rank,
+        .ranks = (uint32_t)layout->ranks,
+        .extent_count = (uint32_t)saver->rows,
+        .fingerprint = mpt_checkpoint_fingerprint(layout->tensors, layout->tensor_count),
+        .file_bytes = offset,
+        .run = saver->params.run};
+    memcpy(saver->header.magic, CHECKPOINT_MAGIC, sizeof saver->header.magic);
 }
 
-mpt_status_t mpt_checkpoint_create(const mpt_checkpoint_params_t *params, mpt_checkpoint_t **saver_p)
+static mpt_status_t allocate(mpt_checkpoint_t *saver)
 {
-    size_t tensors = (size_t)params->layout->tensor_count;
-    if (mpt_file_make_dirs(params->dir) != 0) {
-        mpt_log_error(params->log, "cannot make checkpoint.dir %s: %s", params->dir, strerror(errno));
-        return MPT_ERR_IO;
-    }
+    const mpt_checkpoint_params_t *params = &saver->params;
+    size_t tensors = (size_t)params->state->layout->tensor_count;
+    int widens = params->snapshot == NULL &&
+                 mpt_checkpoint_held(params->state, MPT_KIND_MASTER)->dtype != MPT_F32;
+    saver->extents = calloc(tensors, sizeof *saver->extents);
+    saver->table = calloc(tensors * MPT_KIND_COUNT, sizeof *saver->table);
+    saver->hash = XXH3_createState();
+    if (widens)
+        saver->widened = malloc((size_t)WRITE_CHUNK * sizeof *saver->widened);
+    if (saver->extents == NULL || saver->table == NULL || saver->hash == NULL ||
+        (widens && saver->widened == NULL))
+        return MPT_ERR_NO_MEMORY;
+    return MPT_OK;
+}
+
+mpt_status_t mpt_checkpoint_create(const mpt_checkpoint_params_t *params,
+                                   mpt_checkpoint_t **saver_p)
+{
+    const mpt_state_t *state = params->state;
+    int ranks = state->layout->ranks;
+    int kinds = state->ema.data != NULL ? MPT_KIND_COUNT : MPT_KIND_COUNT - 1;
+    checkpoint_folder_t folder = {.keep = params->keep,
+                                  .ranks = ranks,
+                                  .kinds = (1u << kinds) - 1,
+                                  .run = params->run,
+                                  .log = params->log};
+    mpt_status_t status = checkpoint_folder_make(&folder, params->dir, params->rank == 0);
+    if (status != MPT_OK)
+        return status;
     mpt_checkpoint_t *saver = calloc(1, sizeof *saver);
     if (saver == NULL)
         return MPT_ERR_NO_MEMORY;
     saver->params = *params;
+    saver->folder = folder;
     saver->step = -1;
     atomic_init(&saver->progress, MPT_SAVE_IDLE);
-    snprintf(saver->dir, sizeof saver->dir, "%s", params->dir);
-    saver->extents = calloc(tensors, sizeof *saver->extents);
-    saver->table = calloc(tensors * MPT_KIND_COUNT, sizeof *saver->table);
-    saver->sources = calloc(tensors * MPT_KIND_COUNT, sizeof *saver->sources);
-    if (saver->extents == NULL || saver->table == NULL || saver->sources == NULL) {
+    status = allocate(saver);
+    if (status != MPT_OK) {
         mpt_checkpoint_destroy(saver);
-        return MPT_ERR_NO_MEMORY;
+        return status;
     }
-    saver->extent_count = mpt_layout_extents(params->layout, params->rank, saver->extents);
-    if (params->rank == 0)
-        remove_stale(saver->dir);
+    saver->extent_count = mpt_layout_extents(
+        state->layout, ranks, mpt_layout_part_of(state->layout, params->rank), saver->extents);
+    saver->rows = saver->extent_count * kinds;
+    describe(saver);
     *saver_p = saver;
     return MPT_OK;
 }
@@ -110,83 +139,133 @@ void mpt_checkpoint_destroy(mpt_checkpoint_t *saver)
     if (saver == NULL)
         return;
     mpt_checkpoint_wait(saver);
+    XXH3_freeState(saver->hash);
     free(saver->extents);
     free(saver->table);
-    free(saver->sources);
+    free(saver->widened);
     free(saver);
 }
 
-void mpt_checkpoint_path(const char *dir, int64_t step, char *out, size_t bytes)
+/* ---- what is written ----------------------------------------------------------------------------------- */
+
+/* Elements of row `row` before `first`, counted from the beginning of all payloads: where they are in the snapshot. */
+static int64_t payload_at(const mpt_checkpoint_t *saver, int row, int64_t first)
 {
-    snprintf(out, bytes, "%s/step-%08" PRId64, dir, step);
+    return (int64_t)((saver->table[row].offset - saver->table[0].offset) / sizeof(float)) + first;
 }
 
-static void partial_path(const mpt_checkpoint_t *saver, char *out, size_t bytes)
+/* The state's array and address of elements of a row. */
+static const void *source(const mpt_checkpoint_t *saver, int row, int64_t first,
+                          mpt_dtype_t *dtype_p)
 {
-    snprintf(out, bytes, "%s/step-%08" PRId64 ".partial", saver->dir, saver->step);
+    const mpt_state_t *state = saver->params.state;
+    const mpt_held_t *held =
+        mpt_checkpoint_held(state, (mpt_checkpoint_kind_t)saver->table[row].kind);
+    *dtype_p = held->dtype;
+    return mpt_held_at(state, held, saver->extents[row % saver->extent_count].at + first);
 }
 
-/* Fill in the table: for each kind, each extent; payloads follow the table in this order. */
-static checkpoint_header_t describe(mpt_checkpoint_t *saver)
+static void widen(float *out, const void *from, mpt_dtype_t dtype, int64_t count)
 {
-    const mpt_layout_t *layout = saver->params.layout;
-    int rows = saver->extent_count * MPT_KIND_COUNT;
-    uint64_t offset = sizeof(checkpoint_header_t) + (uint64_t)rows * sizeof(checkpoint_extent_t);
-    for (int i = 0; i < rows; i++) {
-        const mpt_extent_t *extent = &saver->extents[i % saver->extent_count];
-        size_t bytes = (size_t)extent->count * sizeof(float);
-        saver->table[i] = (checkpoint_extent_t){.tensor = (uint32_t)extent->tensor,
-                                                .kind = (uint32_t)(i / saver->extent_count),
-                                                .first = (uint64_t)extent->first,
-                                                .count = (uint64_t)extent->count,
-                                                .offset = offset,
-                                                .checksum = XXH3_64bits(saver->sources[i], bytes)};
-        offset += bytes;
+    if (dtype == MPT_F32) /* every bit, whatever a NaN holds */
+        memcpy(out, from, (size_t)count * sizeof *out);
+    else
+        mpt_convert(out, MPT_F32, from, dtype, count);
+}
+
+/* Copy WRITE_CHUNK elements of the snapshot, of as many rows as they span. */
+static void copy_chunk(void *ctx, int task, int worker)
+{
+    mpt_checkpoint_t *saver = ctx;
+    int64_t low = task * WRITE_CHUNK, high = low + WRITE_CHUNK;
+    (void)worker;
+    for (int row = 0; row < saver->rows; row++) {
+        int64_t at = payload_at(saver, row, 0), count = (int64_t)saver->table[row].count;
+        int64_t begin = low > at ? low - at : 0, end = high - at < count ? high - at : count;
+        mpt_dtype_t dtype;
+        if (begin >= end)
+            continue;
+        const void *from = source(saver, row, begin, &dtype);
+        widen(saver->params.snapshot + at + begin, from, dtype, end - begin);
     }
-    return (checkpoint_header_t){
-        .magic = {'M', 'P', 'T', 'C', 'K', 'P', 'T', '1'},
-        .version = CHECKPOINT_VERSION,
-        .rank = (uint32_t)saver->params.rank,
-        .ranks = (uint32_t)layout->ranks,
-        .extent_count = (uint32_t)rows,
-        .step = (uint64_t)saver->step,
-        .fingerprint = mpt_checkpoint_fingerprint(layout->tensors, layout->tensor_count),
-        .file_bytes = offset};
 }
 
-static uint64_t header_checksum(const checkpoint_header_t *header, const checkpoint_extent_t *table)
+/* What the step waits for. */
+static void take_snapshot(mpt_checkpoint_t *saver)
 {
-    uint64_t first = XXH3_64bits(header, offsetof(checkpoint_header_t, checksum));
-    return XXH3_64bits_withSeed(table, header->extent_count * sizeof *table, first);
+    if (saver->rows == 0)
+        return;
+    int64_t elements =
+        payload_at(saver, saver->rows - 1, (int64_t)saver->table[saver->rows - 1].count);
+    int chunks = (int)((elements + WRITE_CHUNK - 1) / WRITE_CHUNK);
+    if (saver->params.pool != NULL)
+        mpt_pool_run(saver->params.pool, copy_chunk, saver, chunks);
+    else
+        for (int chunk = 0; chunk < chunks; chunk++)
+            copy_chunk(saver, chunk, 0);
 }
 
-static int write_payload(mpt_checkpoint_t *saver, int fd)
+/* At most WRITE_CHUNK elements of a row in FP32: in the snapshot, in the state itself, or widened. */
+static const float *elements_of(mpt_checkpoint_t *saver, int row, int64_t first, int64_t count)
 {
-    checkpoint_header_t header = describe(saver);
-    header.checksum = header_checksum(&header, saver->table);
-    if (mpt_file_write_all(fd, &header, sizeof header) != 0 ||
-        mpt_file_write_all(fd, saver->table, header.extent_count * sizeof *saver->table) != 0)
-        return -1;
-    for (uint32_t i = 0; i < header.extent_count; i++)
-        if (mpt_file_write_all(fd, saver->sources[i], saver->table[i].count * sizeof(float)) != 0)
+    mpt_dtype_t dtype;
+    if (saver->params.snapshot != NULL)
+        return saver->params.snapshot + payload_at(saver, row, first);
+    const void *from = source(saver, row, first, &dtype);
+    if (dtype == MPT_F32)
+        return from;
+    widen(saver->widened, from, dtype, count);
+    return saver->widened;
+}
+
+static int write_row(mpt_checkpoint_t *saver, int fd, int row)
+{
+    checkpoint_extent_t *extent = &saver->table[row];
+    int64_t count = (int64_t)extent->count;
+    XXH3_64bits_reset(saver->hash);
+    for (int64_t first = 0; first < count; first += WRITE_CHUNK) {
+        int64_t n = count - first < WRITE_CHUNK ? count - first : WRITE_CHUNK;
+        const float *values = elements_of(saver, row, first, n);
+        XXH3_64bits_update(saver->hash, values, (size_t)n * sizeof *values);
+        if (mpt_file_write_all(fd, values, (size_t)n * sizeof *values) != 0)
             return -1;
-    return fsync(fd);
+    }
+    extent->checksum = XXH3_64bits_digest(saver->hash);
+    return 0;
+}
+
+static int write_rows(mpt_checkpoint_t *saver, int fd)
+{
+    checkpoint_header_t *header = &saver->header;
+    size_t table_bytes = (size_t)saver->rows * sizeof *saver->table;
+    if (lseek(fd, (off_t)(sizeof *header + table_bytes), SEEK_SET) < 0)
+        return -1;
+    for (int row = 0; row < saver->rows; row++)
+        if (write_row(saver, fd, row) != 0)
+            return -1;
+    header->step = (uint64_t)saver->step;
+    header->checksum = XXH3_64bits_withSeed(
+        saver->table, table_bytes, XXH3_64bits(header, offsetof(checkpoint_header_t, checksum)));
+    if (lseek(fd, 0, SEEK_SET) < 0 || mpt_file_write_all(fd, header, sizeof *header) != 0)
+        return -1;
+    return mpt_file_write_all(fd, saver->table, table_bytes);
 }
 
 /* Write this rank's file; the save's progress says how it went. */
 static void write_file(mpt_checkpoint_t *saver)
 {
     char dir[MPT_CHECKPOINT_PATH_MAX], path[MPT_CHECKPOINT_PATH_MAX + 32];
-    partial_path(saver, dir, sizeof dir);
+    checkpoint_folder_partial(&saver->folder, saver->step, dir, sizeof dir);
     snprintf(path, sizeof path, "%s/rank-%05d.bin", dir, saver->params.rank);
     int progress = MPT_SAVE_FAILED, fd = -1;
     if (mpt_file_make_dirs(dir) == 0)
         fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd >= 0 && write_payload(saver, fd) == 0)
+    if (fd >= 0 && write_rows(saver, fd) == 0 && fsync(fd) == 0 && mpt_file_sync_dir(dir) == 0)
         progress = MPT_SAVE_SYNCED;
     if (progress == MPT_SAVE_FAILED)
-        mpt_log_warn(saver->params.log, "cannot save %s: %s; the run goes on with older checkpoints",
-                     path, strerror(errno));
+        mpt_log_warn(saver->params.log,
+                     "cannot save %s: %s; the run goes on with older checkpoints", path,
+                     strerror(errno));
     if (fd >= 0)
         close(fd);
     if (progress == MPT_SAVE_FAILED)
@@ -200,30 +279,24 @@ static void *write_thread(void *arg)
     return NULL;
 }
 
-/* Point the table's rows at the state, or at a copy of it that the next step cannot change. */
-static void take_sources(mpt_checkpoint_t *saver, const mpt_state_t *state)
-{
-    const float *arrays[MPT_KIND_COUNT] = {state->master, state->m, state->v};
-    float *copy = saver->params.snapshot;
-    for (int i = 0; i < saver->extent_count * MPT_KIND_COUNT; i++) {
-        const mpt_extent_t *extent = &saver->extents[i % saver->extent_count];
-        saver->sources[i] = arrays[i / saver->extent_count] + extent->at;
-        if (copy == NULL)
-            continue;
-        memcpy(copy, saver->sources[i], (size_t)extent->count * sizeof *copy);
-        saver->sources[i] = copy;
-        copy += extent->count;
-    }
-}
+/* ---- one save -------------------------------------------------------------------------------------------- */
 
-void mpt_checkpoint_begin(mpt_checkpoint_t *saver, const mpt_state_t *state, int64_t step, const char *meta)
+void mpt_checkpoint_begin(mpt_checkpoint_t *saver, int64_t step, const char *meta)
 {
     saver->step = step;
+    if (!checkpoint_folder_has_room(meta)) {
+        mpt_log_warn(saver->params.log,
+                     "cannot save step %" PRId64 ": its meta is too long: %zu bytes", step,
+                     strlen(meta));
+        atomic_store(&saver->progress, MPT_SAVE_FAILED);
+        return;
+    }
     snprintf(saver->meta, sizeof saver->meta, "%s", meta);
-    take_sources(saver, state);
     atomic_store(&saver->progress, MPT_SAVE_WRITING);
-    if (saver->params.snapshot != NULL)
+    if (saver->params.snapshot != NULL) {
+        take_snapshot(saver);
         saver->thread_running = pthread_create(&saver->thread, NULL, write_thread, saver) == 0;
+    }
     if (!saver->thread_running)
         write_file(saver);
 }
@@ -245,94 +318,14 @@ int64_t mpt_checkpoint_step(const mpt_checkpoint_t *saver)
     return saver->step;
 }
 
-static int write_meta(const mpt_checkpoint_t *saver, const char *dir)
-{
-    char path[MPT_CHECKPOINT_PATH_MAX + 32], text[MPT_CHECKPOINT_META_MAX + 256];
-    int n = snprintf(text, sizeof text, "mpt-ddp checkpoint = %d\nstep = %" PRId64 "\nranks = %d\n%s",
-                     CHECKPOINT_VERSION, saver->step, saver->params.layout->ranks, saver->meta);
-    n += snprintf(text + n, sizeof text - (size_t)n, "xxh3 = %016" PRIx64 "\n",
-                  (uint64_t)XXH3_64bits(text, (size_t)n));
-    snprintf(path, sizeof path, "%s/meta", dir);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return -1;
-    int failed = mpt_file_write_all(fd, text, (size_t)n) != 0 || fsync(fd) != 0;
-    return close(fd) != 0 || failed ? -1 : 0;
-}
-
-/* Where a file system cannot exchange two names at once: for a moment the old folder is `to`.replaced. */
-static int rename_by_way_of(const char *from, const char *to)
-{
-    char aside[MPT_CHECKPOINT_PATH_MAX + 16];
-    snprintf(aside, sizeof aside, "%s.replaced", to);
-    if (mpt_file_remove_dir(aside) != 0 || rename(to, aside) != 0)
-        return -1;
-    if (rename(from, to) != 0) {
-        int error = errno;
-        rename(aside, to); /* the old one stays */
-        errno = error;
-        return -1;
-    }
-    mpt_file_remove_dir(aside);
-    return 0;
-}
-
-/* A folder of this step may stand from a run that was resumed before it; the new one takes its place, at once
- * where possible, so that a crash leaves one of the two. */
-static int rename_over(const char *from, const char *to)
-{
-    if (rename(from, to) == 0)
-        return 0;
-    if (errno != ENOTEMPTY && errno != EEXIST)
-        return -1;
-    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_EXCHANGE) != 0)
-        return rename_by_way_of(from, to);
-    mpt_file_remove_dir(from);
-    return 0;
-}
-
-/* Keep the newest up to this step. Later ones were left by a run that this one started behind: they do not
- * count, or a damaged one would cost the checkpoint that has just been written. */
-static void remove_older(const mpt_checkpoint_t *saver)
-{
-    int64_t steps[256], kept = 0;
-    char path[MPT_CHECKPOINT_PATH_MAX];
-    int count = mpt_checkpoint_list(saver->dir, steps, 256);
-    for (int i = 0; i < count; i++) {
-        if (steps[i] > saver->step || kept++ < saver->params.keep)
-            continue;
-        mpt_checkpoint_path(saver->dir, steps[i], path, sizeof path);
-        if (mpt_file_remove_dir(path) != 0)
-            mpt_log_warn(saver->params.log, "cannot remove old checkpoint %s: %s", path,
-                         strerror(errno));
-    }
-}
-
-static mpt_status_t commit_folder(mpt_checkpoint_t *saver, const char *partial)
-{
-    char final[MPT_CHECKPOINT_PATH_MAX];
-    mpt_checkpoint_path(saver->dir, saver->step, final, sizeof final);
-    if (write_meta(saver, partial) != 0 || mpt_file_sync_dir(partial) != 0 ||
-        rename_over(partial, final) != 0 || mpt_file_sync_dir(saver->dir) != 0) {
-        mpt_log_warn(saver->params.log, "cannot commit %s: %s; the run goes on with older checkpoints",
-                     final, strerror(errno));
-        mpt_file_remove_dir(partial);
-        return MPT_ERR_IO;
-    }
-    remove_older(saver);
-    return MPT_OK;
-}
-
 mpt_status_t mpt_checkpoint_finish(mpt_checkpoint_t *saver, int commit)
 {
-    char partial[MPT_CHECKPOINT_PATH_MAX];
     mpt_status_t status = MPT_OK;
     mpt_checkpoint_wait(saver);
-    partial_path(saver, partial, sizeof partial);
     if (saver->params.rank == 0 && commit)
-        status = commit_folder(saver, partial);
+        status = checkpoint_folder_commit(&saver->folder, saver->step, saver->meta);
     else if (saver->params.rank == 0)
-        mpt_file_remove_dir(partial);
+        checkpoint_folder_drop(&saver->folder, saver->step);
     saver->step = -1;
     atomic_store(&saver->progress, MPT_SAVE_IDLE);
     return status;

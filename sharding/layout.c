@@ -27,7 +27,7 @@ static void place_unit(mpt_layout_t *layout, int unit)
     u->first = layout->total;
     u->decay_count = place_kind(layout, unit, 1, 0);
     u->used = place_kind(layout, unit, 0, u->decay_count);
-    u->padded = round_up(u->used, (int64_t)MPT_LAYOUT_ALIGN * layout->ranks);
+    u->padded = round_up(u->used, (int64_t)MPT_LAYOUT_ALIGN * layout->lanes);
     layout->total += u->padded;
 }
 
@@ -56,13 +56,28 @@ static int table_is_sound(const mpt_tensor_t *tensors, int tensor_count, int uni
     return 1;
 }
 
-mpt_status_t mpt_layout_build(const mpt_tensor_t *tensors, int tensor_count, int ranks,
-                              mpt_layout_t *layout_p)
+/* With defaults filled in; 0 where the cuts do not refine each other. */
+static int cut_is_sound(mpt_layout_cut_t *cut)
 {
+    if (cut->ranks < 1 || cut->group < 0 || cut->lanes < 0)
+        return 0;
+    cut->group = cut->group > 0 ? cut->group : cut->ranks;
+    cut->lanes = cut->lanes > 0 ? cut->lanes : cut->ranks;
+    return cut->ranks % cut->group == 0 && cut->lanes % cut->ranks == 0;
+}
+
+mpt_status_t mpt_layout_build(const mpt_tensor_t *tensors, int tensor_count,
+                              const mpt_layout_cut_t *wanted, mpt_layout_t *layout_p)
+{
+    mpt_layout_cut_t cut = *wanted;
     int units = count_units(tensors, tensor_count);
-    if (tensor_count < 1 || ranks < 1 || !table_is_sound(tensors, tensor_count, units))
+    if (tensor_count < 1 || !cut_is_sound(&cut) || !table_is_sound(tensors, tensor_count, units))
         return MPT_ERR_INVALID_ARG;
-    mpt_layout_t layout = {.ranks = ranks, .tensor_count = tensor_count, .unit_count = units};
+    mpt_layout_t layout = {.ranks = cut.ranks,
+                           .group = cut.group,
+                           .lanes = cut.lanes,
+                           .tensor_count = tensor_count,
+                           .unit_count = units};
     layout.tensors = malloc((size_t)tensor_count * sizeof *layout.tensors);
     layout.offset = calloc((size_t)tensor_count, sizeof *layout.offset);
     layout.units = calloc((size_t)layout.unit_count, sizeof *layout.units);
@@ -91,7 +106,38 @@ void mpt_layout_release(mpt_layout_t *layout)
 
 int64_t mpt_layout_slice(const mpt_layout_t *layout, int unit)
 {
+    return layout->units[unit].padded / layout->group;
+}
+
+int64_t mpt_layout_part(const mpt_layout_t *layout, int unit)
+{
     return layout->units[unit].padded / layout->ranks;
+}
+
+int mpt_layout_slice_of(const mpt_layout_t *layout, int rank)
+{
+    return rank % layout->group;
+}
+
+int mpt_layout_part_of(const mpt_layout_t *layout, int rank)
+{
+    int groups = layout->ranks / layout->group;
+    return rank % layout->group * groups + rank / layout->group;
+}
+
+int mpt_layout_rank_of(const mpt_layout_t *layout, int part)
+{
+    int groups = layout->ranks / layout->group;
+    return part % groups * layout->group + part / groups;
+}
+
+int64_t mpt_layout_largest(const mpt_layout_t *layout)
+{
+    int64_t largest = 0;
+    for (int u = 1; u < layout->unit_count; u++)
+        if (layout->units[u].padded > largest)
+            largest = layout->units[u].padded;
+    return largest;
 }
 
 int64_t mpt_layout_at(const mpt_layout_t *layout, int tensor)
@@ -138,40 +184,41 @@ int mpt_layout_find(const mpt_layout_t *layout, const char *name)
     return -1;
 }
 
-/* Cut tensor `t` to slice [low, high) of its unit; returns 0 where they do not meet. */
-static int cut_tensor(const mpt_layout_t *layout, int t, int rank, mpt_extent_t *extent_p)
+int mpt_layout_extent(const mpt_layout_t *layout, int pieces, int index, int tensor,
+                      mpt_extent_t *extent_p)
 {
-    const mpt_unit_t *unit = &layout->units[layout->tensors[t].unit];
-    int64_t slice = unit->padded / layout->ranks;
-    int64_t low = slice * rank, high = low + slice;
-    int64_t begin = layout->offset[t], end = begin + mpt_tensor_count(&layout->tensors[t]);
+    const mpt_unit_t *unit = &layout->units[layout->tensors[tensor].unit];
+    int64_t piece = unit->padded / pieces;
+    int64_t low = piece * index, high = low + piece;
+    int64_t begin = layout->offset[tensor];
+    int64_t end = begin + mpt_tensor_count(&layout->tensors[tensor]);
     if (begin < low)
         begin = low;
     if (end > high)
         end = high;
     if (begin >= end)
         return 0;
-    *extent_p = (mpt_extent_t){.tensor = t,
-                               .first = begin - layout->offset[t],
+    *extent_p = (mpt_extent_t){.tensor = tensor,
+                               .first = begin - layout->offset[tensor],
                                .count = end - begin,
                                .at = unit->first + begin};
     return 1;
 }
 
-int mpt_layout_extents(const mpt_layout_t *layout, int rank, mpt_extent_t *extents)
+int mpt_layout_extents(const mpt_layout_t *layout, int pieces, int index, mpt_extent_t *extents)
 {
     int count = 0;
     for (int t = 0; t < layout->tensor_count; t++)
-        count += cut_tensor(layout, t, rank, &extents[count]);
+        count += mpt_layout_extent(layout, pieces, index, t, &extents[count]);
     return count;
 }
 
-int64_t mpt_layout_owned(const mpt_layout_t *layout, int rank)
+int64_t mpt_layout_owned(const mpt_layout_t *layout, int pieces, int index)
 {
     int64_t elements = 0;
     for (int t = 0; t < layout->tensor_count; t++) {
         mpt_extent_t extent;
-        if (cut_tensor(layout, t, rank, &extent))
+        if (mpt_layout_extent(layout, pieces, index, t, &extent))
             elements += extent.count;
     }
     return elements;

@@ -14,6 +14,9 @@ extern "C" {
 typedef struct mpt_optimizer_params {
     double beta1, beta2, eps, decay;
     double clip; /* 0: none */
+    double ema;  /* decay of the weights' average; where the state keeps one */
+    int stochastic; /* how working weights are rounded; 0: to nearest */
+    uint64_t seed;  /* of that */
 } mpt_optimizer_params_t;
 
 /** What turns reduced gradients, as they are, into the mean gradient. */
@@ -28,10 +31,17 @@ typedef struct mpt_unscale {
 double mpt_optimizer_norm(double sumsq, const mpt_unscale_t *unscale);
 /** min(1, clip / (norm + 1e-6)); 1 where clip is 0. (torch.nn.utils.clip_grad_norm_) */
 double mpt_optimizer_clip(double norm, double clip);
-/** One step: t counts applied steps from 1. Every unit. Enqueued. @return MPT_OK; MPT_ERR_DEVICE. */
-mpt_status_t mpt_optimizer_apply(mpt_state_t *state, mpt_kernels_t *kernels,
-                                 const mpt_optimizer_params_t *params, const mpt_unscale_t *unscale,
-                                 double clip_factor, double lr, int64_t t, mpt_stream_t *stream);
+/** One update of everything that this rank's optimizer holds: all (ddp) or its slices. */
+typedef struct mpt_update {
+    const mpt_optimizer_params_t *params;
+    const mpt_unscale_t *unscale;
+    double clip_factor, lr;
+    int64_t t;    /* applied steps, this one included */
+    int64_t step; /* data steps, this one included: keys stochastic rounding */
+} mpt_update_t;
+/** Every unit, one pass each. Working weights of other ranks' slices are not touched: see gather.h. Enqueued. @return MPT_OK; MPT_ERR_DEVICE. */
+mpt_status_t mpt_optimizer_apply(mpt_state_t *state, mpt_kernels_t *kernels, const mpt_update_t *update,
+                                 mpt_stream_t *stream);
 
 #ifdef __cplusplus
 }

@@ -6,19 +6,103 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include "checkpoint_fleet.h"
+#include "checkpoint_format.h"
 
 static void an_asynchronous_save_is_of_the_state_at_its_beginning(void **state)
 {
     scratch_t *s = *state;
     fleet_t f;
     open_fleet(&f, s->folder, 3, 3, 1, &s->log);
-    fill(&f.layout, &f.arrays, 1);
+    fill(&f, &f.setup, 1, ~0u, 0);
     for (int r = 0; r < 3; r++)
-        mpt_checkpoint_begin(f.savers[r], &f.state, 8, META);
-    fill(&f.layout, &f.arrays, 2); /* training goes on */
+        mpt_checkpoint_begin(f.savers[r], 8, META);
+    fill(&f, &f.setup, 2, ~0u, 0); /* training goes on */
     assert_int_equal(finish_all(&f, 1), MPT_OK);
     close_fleet(&f);
     assert_holds(s, scratch_path(s, "step-00000008"), 2, 1);
+}
+
+/* ---- what is written ----------------------------------------------------------------------------- */
+
+static void every_rank_writes_its_part_of_every_kind(void **state)
+{
+    scratch_t *s = *state;
+    static const setup_t setups[] = {
+        {.ranks = 8, .group = 2, .shard = MPT_SHARD_HSDP, .with_ema = 1, .compute = MPT_BF16},
+        {.ranks = 3, .shard = MPT_SHARD_ZERO2, .masterless = 1, .compute = MPT_F16},
+        {.ranks = 4, .shard = MPT_SHARD_DDP}};
+    for (int i = 0; i < 3; i++) {
+        const setup_t *setup = &setups[i];
+        int kinds = setup->with_ema ? 4 : 3;
+        mpt_layout_cut_t cut = {.ranks = setup->ranks, .group = setup->group};
+        mpt_layout_t layout = build_cut(&cut, "embed", 11);
+        save_setup(s, setup, 0, i, 1);
+        for (int r = 0; r < setup->ranks; r++) {
+            mpt_extent_t extents[TABLE];
+            char name[64];
+            size_t bytes;
+            int part = mpt_layout_part_of(&layout, r);
+            int rows = kinds * mpt_layout_extents(&layout, layout.ranks, part, extents);
+            snprintf(name, sizeof name, "step-%08d/rank-%05d.bin", i, r);
+            free(scratch_read(scratch_path(s, name), &bytes));
+            assert_int_equal(bytes, sizeof(checkpoint_header_t) +
+                                        (size_t)rows * sizeof(checkpoint_extent_t) +
+                                        (size_t)kinds * sizeof(float) *
+                                            (size_t)mpt_layout_owned(&layout, layout.ranks, part));
+        }
+        mpt_layout_release(&layout);
+    }
+}
+
+/* A tensor of many chunks, cut anywhere: the same file whether it is copied by a pool, by the caller, or not at all. */
+static void files_do_not_depend_on_how_the_state_is_copied(void **state)
+{
+    scratch_t *s = *state;
+    const setup_t setup = {.ranks = 2,
+                           .shard = MPT_SHARD_ZERO1,
+                           .masterless = 1,
+                           .with_ema = 1,
+                           .compute = MPT_BF16,
+                           .rows = 90001};
+    char *files[3];
+    size_t bytes[3];
+    mpt_pool_t *pool;
+    mpt_pool_params_t threads = {.threads = 3, .yield = 1, .log = &s->log};
+    assert_int_equal(mpt_pool_create(&threads, &pool), MPT_OK);
+    for (int way = 0; way < 3; way++) {
+        fleet_t f;
+        char name[64];
+        open_states(&f, &setup, &s->log);
+        f.pool = way == 2 ? pool : NULL;
+        open_savers(&f, s->folder, 10, way > 0, &s->log);
+        save(&f, way, 5);
+        close_fleet(&f);
+        snprintf(name, sizeof name, "step-%08d/rank-00001.bin", way);
+        files[way] = scratch_read(scratch_path(s, name), &bytes[way]);
+        assert_non_null(files[way]);
+    }
+    for (int way = 1; way < 3; way++) { /* all but the header, which holds step, run and checksum */
+        assert_int_equal(bytes[way], bytes[0]);
+        assert_memory_equal(files[way] + sizeof(checkpoint_header_t),
+                            files[0] + sizeof(checkpoint_header_t),
+                            bytes[0] - sizeof(checkpoint_header_t));
+    }
+    for (int way = 0; way < 3; way++)
+        free(files[way]);
+    mpt_pool_destroy(pool);
+}
+
+static void the_snapshot_is_one_part_of_every_kind(void **state)
+{
+    (void)state;
+    mpt_layout_t layout = build(4, "embed", 11);
+    for (int rank = 0; rank < 4; rank++)
+        for (int with_ema = 0; with_ema < 2; with_ema++) {
+            mpt_state_params_t params = {.layout = &layout, .rank = rank, .with_ema = with_ema};
+            size_t bytes = mpt_checkpoint_snapshot_bytes(&params);
+            assert_int_equal(bytes, (3 + with_ema) * (layout.total / 4) * 4);
+        }
+    mpt_layout_release(&layout);
 }
 
 /* ---- keeping ------------------------------------------------------------------------------------- */
@@ -120,7 +204,7 @@ static void a_full_disk_leaves_the_old_checkpoint_whole(void **state)
         open_fleet(&f, s->folder, 2, 1, i % 2, &s->log);
         save(&f, step, 1);
         scratch_forget(s);
-        fill(&f.layout, &f.arrays, 2);
+        fill(&f, &f.setup, 2, ~0u, 0);
         limit_files(limits[i / 2], &before);
         int failed = begin_all(&f, step + 1);
         assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
@@ -169,6 +253,31 @@ static void a_disk_that_fills_at_the_commit_fails_the_save_alone(void **state)
     close_fleet(&f);
 }
 
+/* Read back it would be cut short, so that it is refused before anything is written. */
+static void a_meta_that_is_too_long_fails_the_save(void **state)
+{
+    scratch_t *s = *state;
+    fleet_t f;
+    char meta[MPT_CHECKPOINT_META_MAX + 1];
+    memset(meta, 'x', sizeof meta);
+    meta[MPT_CHECKPOINT_META_MAX - 257] = '\0'; /* the longest that fits */
+    open_fleet(&f, s->folder, 1, 3, 1, &s->log);
+    fill(&f, &f.setup, 0, ~0u, 0);
+    mpt_checkpoint_begin(f.savers[0], INT64_MAX, meta);
+    assert_int_equal(mpt_checkpoint_finish(f.savers[0], 1), MPT_OK);
+    assert_holds(s, scratch_path(s, "step-9223372036854775807"), 1, 0);
+    meta[MPT_CHECKPOINT_META_MAX - 257] = 'x';
+    meta[MPT_CHECKPOINT_META_MAX - 256] = '\0';
+    mpt_checkpoint_begin(f.savers[0], 6, meta);
+    assert_int_equal(mpt_checkpoint_progress(f.savers[0]), MPT_SAVE_FAILED);
+    assert_non_null(strstr(s->said, "too long"));
+    mpt_checkpoint_wait(f.savers[0]);
+    assert_int_equal(finish_all(&f, 0), MPT_OK);
+    save(&f, 7, 7);
+    close_fleet(&f);
+    assert_holds(s, scratch_path(s, "step-00000007"), 2, 7);
+}
+
 static void a_refused_commit_removes_the_partial_folder(void **state)
 {
     scratch_t *s = *state;
@@ -185,17 +294,22 @@ static void a_refused_commit_removes_the_partial_folder(void **state)
 static void a_folder_that_cannot_be_made_is_an_error_at_once(void **state)
 {
     scratch_t *s = *state;
-    mpt_layout_t layout = build(1, "embed", 11);
+    setup_t setup = plain(1);
+    fleet_t f;
     mpt_checkpoint_t *saver = NULL;
-    char dir[600];
+    char dir[600], longer[1200];
+    open_states(&f, &setup, &s->log);
     scratch_write(scratch_path(s, "file"), "x", 1);
     snprintf(dir, sizeof dir, "%s/below", scratch_path(s, "file"));
-    mpt_checkpoint_params_t params = {.dir = dir, .keep = 1, .layout = &layout, .log = &s->log};
+    mpt_checkpoint_params_t params = {.dir = dir, .keep = 1, .state = &f.states[0], .log = &s->log};
     assert_int_equal(mpt_checkpoint_create(&params, &saver), MPT_ERR_IO);
     assert_non_null(strstr(s->said, dir));
+    snprintf(longer, sizeof longer, "%s/%01100d", s->folder, 1);
+    params.dir = longer; /* than a saver's paths have room for */
+    assert_int_equal(mpt_checkpoint_create(&params, &saver), MPT_ERR_IO);
     assert_null(saver);
     mpt_checkpoint_destroy(NULL);
-    mpt_layout_release(&layout);
+    close_fleet(&f);
 }
 
 /* A session that ends between writing and committing loses that save and nothing else. */
@@ -205,7 +319,7 @@ static void destroying_with_a_save_in_flight_leaves_it_partial(void **state)
     fleet_t f;
     open_fleet(&f, s->folder, 2, 3, 1, &s->log);
     for (int r = 0; r < 2; r++)
-        mpt_checkpoint_begin(f.savers[r], &f.state, 5, META);
+        mpt_checkpoint_begin(f.savers[r], 5, META);
     close_fleet(&f);
     assert_list(s, 0, NULL);
     assert_true(scratch_exists(scratch_path(s, "step-00000005.partial/rank-00001.bin")));
@@ -217,6 +331,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(an_asynchronous_save_is_of_the_state_at_its_beginning),
+        TEST(every_rank_writes_its_part_of_every_kind),
+        TEST(files_do_not_depend_on_how_the_state_is_copied),
+        cmocka_unit_test(the_snapshot_is_one_part_of_every_kind),
         TEST(the_newest_few_are_kept),
         TEST(later_checkpoints_of_a_lost_run_do_not_count),
         TEST(later_checkpoints_are_set_aside_whole),
@@ -225,6 +342,7 @@ int main(void)
         TEST(a_full_disk_leaves_the_old_checkpoint_whole),
         TEST(after_a_failed_save_the_next_one_succeeds),
         TEST(a_disk_that_fills_at_the_commit_fails_the_save_alone),
+        TEST(a_meta_that_is_too_long_fails_the_save),
         TEST(a_refused_commit_removes_the_partial_folder),
         TEST(a_folder_that_cannot_be_made_is_an_error_at_once),
         TEST(destroying_with_a_save_in_flight_leaves_it_partial),

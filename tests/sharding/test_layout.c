@@ -40,48 +40,189 @@ static void fill_table(mpt_tensor_t table[TABLE])
 
 static const int64_t table_counts[TABLE] = {77, 35, 3, 221, 1, 129, 64, 1, 63};
 
-static mpt_layout_t build(int ranks)
+static mpt_layout_t build_cut(int ranks, int group, int lanes)
 {
     mpt_tensor_t table[TABLE];
     mpt_layout_t layout;
+    mpt_layout_cut_t cut = {.ranks = ranks, .group = group, .lanes = lanes};
     fill_table(table);
-    assert_int_equal(mpt_layout_build(table, TABLE, ranks, &layout), MPT_OK);
+    assert_int_equal(mpt_layout_build(table, TABLE, &cut, &layout), MPT_OK);
     return layout;
 }
 
-static void every_element_lies_in_one_slice(void **state)
+static mpt_layout_t build(int ranks)
+{
+    return build_cut(ranks, 0, 0);
+}
+
+/* ranks, group, lanes: one group, several, groups of one, lanes finer than parts, sizes that are no powers of two. */
+static const int cuts[][3] = {{1, 1, 1},  {4, 2, 4}, {8, 2, 8}, {8, 4, 8}, {4, 1, 4}, {6, 3, 6},
+                              {6, 2, 12}, {2, 2, 8}, {4, 2, 8}, {1, 1, 8}, {9, 3, 9}, {5, 5, 5}};
+enum { CUTS = sizeof cuts / sizeof *cuts };
+
+/* Cut into `pieces` equal ones, each element is in one of them, where its address says. */
+static void assert_covered_once(const mpt_layout_t *layout, int pieces)
+{
+    unsigned char *seen = calloc((size_t)layout->total, 1);
+    int64_t covered = 0;
+    for (int index = 0; index < pieces; index++) {
+        mpt_extent_t extents[TABLE];
+        int count = mpt_layout_extents(layout, pieces, index, extents);
+        int64_t owned = 0;
+        for (int i = 0; i < count; i++) {
+            const mpt_extent_t *e = &extents[i];
+            const mpt_unit_t *unit = &layout->units[layout->tensors[e->tensor].unit];
+            int64_t piece = unit->padded / pieces;
+            assert_true(e->count > 0 && e->first >= 0);
+            assert_true(e->first + e->count <= table_counts[e->tensor]);
+            assert_int_equal(e->at, mpt_layout_at(layout, e->tensor) + e->first);
+            assert_true(e->at >= unit->first + piece * index);
+            assert_true(e->at + e->count <= unit->first + piece * (index + 1));
+            assert_true(i == 0 || extents[i - 1].tensor < e->tensor);
+            for (int64_t j = 0; j < e->count; j++)
+                assert_int_equal(seen[e->at + j]++, 0);
+            owned += e->count;
+        }
+        assert_int_equal(owned, mpt_layout_owned(layout, pieces, index));
+        covered += owned;
+    }
+    assert_int_equal(covered, layout->parameters);
+    free(seen);
+}
+
+static void every_element_lies_in_one_piece(void **state)
+{
+    (void)state;
+    for (int i = 0; i < CUTS; i++) {
+        mpt_layout_t layout = build_cut(cuts[i][0], cuts[i][1], cuts[i][2]);
+        assert_covered_once(&layout, 1);
+        assert_covered_once(&layout, layout.group);
+        assert_covered_once(&layout, layout.ranks);
+        assert_covered_once(&layout, layout.lanes);
+        mpt_layout_release(&layout);
+    }
+    for (int ranks = 1; ranks <= MAX_RANKS; ranks++) {
+        mpt_layout_t layout = build(ranks);
+        assert_covered_once(&layout, ranks);
+        mpt_layout_release(&layout);
+    }
+}
+
+static void an_extent_of_a_tensor_is_that_of_its_list(void **state)
+{
+    (void)state;
+    mpt_layout_t layout = build_cut(4, 2, 8);
+    static const int pieces[] = {1, 2, 4, 8};
+    for (int p = 0; p < 4; p++)
+        for (int index = 0; index < pieces[p]; index++) {
+            mpt_extent_t extents[TABLE], extent;
+            int count = mpt_layout_extents(&layout, pieces[p], index, extents), at = 0;
+            for (int t = 0; t < TABLE; t++) {
+                int lies = at < count && extents[at].tensor == t;
+                assert_int_equal(mpt_layout_extent(&layout, pieces[p], index, t, &extent), lies);
+                if (!lies)
+                    continue;
+                assert_int_equal(extent.first, extents[at].first);
+                assert_int_equal(extent.count, extents[at].count);
+                assert_int_equal(extent.at, extents[at].at);
+                at++;
+            }
+            assert_int_equal(at, count);
+        }
+    mpt_layout_release(&layout);
+}
+
+/* ---- cuts ---------------------------------------------------------------------------------------- */
+
+/* A slice is its holders' parts end to end, group by group: rank g*k+j looks after the g-th part of slice j. */
+static void parts_lie_in_their_ranks_slices(void **state)
+{
+    (void)state;
+    for (int i = 0; i < CUTS; i++) {
+        mpt_layout_t layout = build_cut(cuts[i][0], cuts[i][1], cuts[i][2]);
+        int groups = layout.ranks / layout.group;
+        for (int rank = 0; rank < layout.ranks; rank++) {
+            int slice = mpt_layout_slice_of(&layout, rank),
+                part = mpt_layout_part_of(&layout, rank);
+            assert_int_equal(slice, rank % layout.group);
+            for (int u = 0; u < layout.unit_count; u++)
+                assert_int_equal(mpt_layout_part(&layout, u) * part,
+                                 mpt_layout_slice(&layout, u) * slice +
+                                     mpt_layout_part(&layout, u) * (rank / layout.group));
+        }
+        for (int u = 0; u < layout.unit_count; u++) {
+            assert_int_equal(mpt_layout_part(&layout, u) * groups, mpt_layout_slice(&layout, u));
+            assert_int_equal(mpt_layout_slice(&layout, u) * layout.group, layout.units[u].padded);
+            assert_int_equal(layout.units[u].padded % (MPT_LAYOUT_ALIGN * layout.lanes), 0);
+        }
+        mpt_layout_release(&layout);
+    }
+}
+
+static void every_part_has_one_rank(void **state)
+{
+    (void)state;
+    for (int i = 0; i < CUTS; i++) {
+        mpt_layout_t layout = build_cut(cuts[i][0], cuts[i][1], cuts[i][2]);
+        unsigned seen = 0;
+        for (int rank = 0; rank < layout.ranks; rank++) {
+            int part = mpt_layout_part_of(&layout, rank);
+            assert_true(part >= 0 && part < layout.ranks);
+            assert_int_equal(mpt_layout_rank_of(&layout, part), rank);
+            assert_int_equal(mpt_layout_part_of(&layout, mpt_layout_rank_of(&layout, rank)), rank);
+            seen |= 1u << part;
+        }
+        assert_int_equal(seen, (1u << layout.ranks) - 1);
+        mpt_layout_release(&layout);
+    }
+}
+
+static void without_groups_a_rank_has_the_slice_and_part_of_its_number(void **state)
 {
     (void)state;
     for (int ranks = 1; ranks <= MAX_RANKS; ranks++) {
         mpt_layout_t layout = build(ranks);
-        unsigned char *seen = calloc((size_t)layout.total, 1);
-        int64_t covered = 0;
+        assert_int_equal(layout.group, ranks);
+        assert_int_equal(layout.lanes, ranks);
         for (int rank = 0; rank < ranks; rank++) {
-            mpt_extent_t extents[TABLE];
-            int count = mpt_layout_extents(&layout, rank, extents);
-            int64_t owned = 0;
-            for (int i = 0; i < count; i++) {
-                const mpt_extent_t *e = &extents[i];
-                const mpt_unit_t *unit = &layout.units[layout.tensors[e->tensor].unit];
-                int64_t slice = mpt_layout_slice(&layout, layout.tensors[e->tensor].unit);
-                assert_true(e->count > 0 && e->first >= 0);
-                assert_true(e->first + e->count <= table_counts[e->tensor]);
-                assert_int_equal(e->at, mpt_layout_at(&layout, e->tensor) + e->first);
-                assert_true(e->at >= unit->first + slice * rank);
-                assert_true(e->at + e->count <= unit->first + slice * (rank + 1));
-                assert_true(i == 0 || extents[i - 1].tensor < e->tensor);
-                for (int64_t j = 0; j < e->count; j++)
-                    assert_int_equal(seen[e->at + j]++, 0);
-                owned += e->count;
-            }
-            assert_int_equal(owned, mpt_layout_owned(&layout, rank));
-            covered += owned;
+            assert_int_equal(mpt_layout_slice_of(&layout, rank), rank);
+            assert_int_equal(mpt_layout_part_of(&layout, rank), rank);
         }
-        assert_int_equal(covered, layout.parameters);
-        free(seen);
         mpt_layout_release(&layout);
     }
 }
+
+/* Groups share what lanes and ranks have cut: elements lie in the same places. */
+static void offsets_depend_on_lanes_alone(void **state)
+{
+    (void)state;
+    static const int same[][3] = {{8, 8, 8}, {8, 2, 8}, {8, 4, 8}, {4, 2, 8}, {2, 2, 8}, {1, 1, 8}};
+    mpt_layout_t first = build_cut(8, 8, 8);
+    for (int i = 1; i < 6; i++) {
+        mpt_layout_t layout = build_cut(same[i][0], same[i][1], same[i][2]);
+        assert_int_equal(layout.total, first.total);
+        assert_memory_equal(layout.offset, first.offset, TABLE * sizeof *first.offset);
+        assert_memory_equal(layout.units, first.units,
+                            (size_t)first.unit_count * sizeof *first.units);
+        mpt_layout_release(&layout);
+    }
+    mpt_layout_release(&first);
+}
+
+static void the_largest_unit_is_sought_behind_the_first(void **state)
+{
+    (void)state;
+    mpt_layout_t layout = build(2);
+    assert_int_equal(mpt_layout_largest(&layout), layout.units[2].padded);
+    mpt_layout_release(&layout);
+    mpt_tensor_t only = tensor("only", 0, 1, 1000, 0, 0);
+    mpt_layout_cut_t cut = {.ranks = 2};
+    assert_int_equal(mpt_layout_build(&only, 1, &cut, &layout), MPT_OK);
+    assert_int_equal(mpt_layout_largest(&layout), 0);
+    mpt_layout_release(&layout);
+}
+
+/* ---- places -------------------------------------------------------------------------------------- */
 
 static void units_lie_end_to_end_and_are_padded_for_all_ranks(void **state)
 {
@@ -110,12 +251,13 @@ static void a_unit_smaller_than_the_ranks_gives_some_of_them_nothing(void **stat
     (void)state;
     mpt_tensor_t one = tensor("one", 0, 1, 1, 0, 0);
     mpt_layout_t layout;
-    assert_int_equal(mpt_layout_build(&one, 1, MAX_RANKS, &layout), MPT_OK);
+    mpt_layout_cut_t cut = {.ranks = MAX_RANKS};
+    assert_int_equal(mpt_layout_build(&one, 1, &cut, &layout), MPT_OK);
     assert_int_equal(layout.total, MPT_LAYOUT_ALIGN * MAX_RANKS);
     for (int rank = 0; rank < MAX_RANKS; rank++) {
         mpt_extent_t extent;
-        assert_int_equal(mpt_layout_owned(&layout, rank), rank == 0);
-        assert_int_equal(mpt_layout_extents(&layout, rank, &extent), rank == 0);
+        assert_int_equal(mpt_layout_owned(&layout, layout.ranks, rank), rank == 0);
+        assert_int_equal(mpt_layout_extents(&layout, MAX_RANKS, rank, &extent), rank == 0);
     }
     mpt_layout_release(&layout);
 }
@@ -165,7 +307,7 @@ static void a_reserve_is_part_of_no_count(void **state)
     }
     assert_int_equal(layout.parameters, parameters);
     for (int rank = 0; rank < 4; rank++)
-        owned += mpt_layout_owned(&layout, rank);
+        owned += mpt_layout_owned(&layout, layout.ranks, rank);
     assert_int_equal(owned, parameters);
     for (int64_t i = 0; i < 60; i++)
         assert_int_equal(
@@ -241,11 +383,29 @@ static void building_twice_gives_the_same_layout(void **state)
     mpt_layout_release(&b);
 }
 
-static void assert_refused(const mpt_tensor_t *table, int count, int ranks)
+static void assert_cut_refused(const mpt_tensor_t *table, int count, const mpt_layout_cut_t *cut)
 {
     mpt_layout_t layout = {.ranks = 77};
-    assert_int_equal(mpt_layout_build(table, count, ranks, &layout), MPT_ERR_INVALID_ARG);
+    assert_int_equal(mpt_layout_build(table, count, cut, &layout), MPT_ERR_INVALID_ARG);
     assert_int_equal(layout.ranks, 77);
+}
+
+static void assert_refused(const mpt_tensor_t *table, int count, int ranks)
+{
+    assert_cut_refused(table, count, &(mpt_layout_cut_t){.ranks = ranks});
+}
+
+static void cuts_that_do_not_refine_each_other_are_refused(void **state)
+{
+    (void)state;
+    static const mpt_layout_cut_t unsound[] = {{.ranks = 4, .group = 3},  {.ranks = 4, .group = 8},
+                                               {.ranks = 4, .group = -2}, {.ranks = 4, .lanes = 2},
+                                               {.ranks = 3, .lanes = 8},  {.ranks = 4, .lanes = -4},
+                                               {.ranks = 0, .lanes = 8},  {.ranks = 0, .group = 2}};
+    mpt_tensor_t table[TABLE];
+    fill_table(table);
+    for (size_t i = 0; i < sizeof unsound / sizeof *unsound; i++)
+        assert_cut_refused(table, TABLE, &unsound[i]);
 }
 
 static void unsound_tables_are_refused(void **state)
@@ -281,7 +441,13 @@ static void releasing_nothing_is_fine(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_element_lies_in_one_slice),
+        cmocka_unit_test(every_element_lies_in_one_piece),
+        cmocka_unit_test(an_extent_of_a_tensor_is_that_of_its_list),
+        cmocka_unit_test(parts_lie_in_their_ranks_slices),
+        cmocka_unit_test(every_part_has_one_rank),
+        cmocka_unit_test(without_groups_a_rank_has_the_slice_and_part_of_its_number),
+        cmocka_unit_test(offsets_depend_on_lanes_alone),
+        cmocka_unit_test(the_largest_unit_is_sought_behind_the_first),
         cmocka_unit_test(units_lie_end_to_end_and_are_padded_for_all_ranks),
         cmocka_unit_test(a_unit_smaller_than_the_ranks_gives_some_of_them_nothing),
         cmocka_unit_test(tensors_start_on_cache_lines_and_do_not_overlap),
@@ -291,6 +457,7 @@ int main(void)
         cmocka_unit_test(locate_global_is_the_inverse_of_first),
         cmocka_unit_test(tensors_are_found_by_their_whole_name),
         cmocka_unit_test(building_twice_gives_the_same_layout),
+        cmocka_unit_test(cuts_that_do_not_refine_each_other_are_refused),
         cmocka_unit_test(unsound_tables_are_refused),
         cmocka_unit_test(releasing_nothing_is_fine),
     };

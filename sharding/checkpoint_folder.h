@@ -1,0 +1,32 @@
+/*
+ * Folders of checkpoints as a saver sees them: made, committed by a rename, replaced, thinned out, set aside. Only rank 0
+ * changes what is committed. Private to sharding.
+ */
+#ifndef MPT_CHECKPOINT_FOLDER_H
+#define MPT_CHECKPOINT_FOLDER_H
+
+#include "checkpoint.h"
+
+typedef struct checkpoint_folder {
+    char dir[1024];
+    int64_t keep;   /* newest checkpoints to keep */
+    int ranks;      /* that save */
+    unsigned kinds; /* that they save, a bit each */
+    uint64_t run;
+    const mpt_log_t *log; /* borrowed */
+} checkpoint_folder_t;
+
+/** Fill in and make `dir`; with `clean` remove what crashed saves left. @return MPT_OK; MPT_ERR_IO (logged). */
+mpt_status_t checkpoint_folder_make(checkpoint_folder_t *folder, const char *dir, int clean);
+/** Where the files of `step` are written. */
+void checkpoint_folder_partial(const checkpoint_folder_t *folder, int64_t step, char *out,
+                               size_t bytes);
+/** 1 where the session's lines and ours fit together in what a reader takes. */
+int checkpoint_folder_has_room(const char *meta);
+/** Write meta, rename, remove what is too old. @return MPT_OK; MPT_ERR_IO (logged; the partial folder is removed). */
+mpt_status_t checkpoint_folder_commit(const checkpoint_folder_t *folder, int64_t step,
+                                      const char *meta);
+/** Remove the partial folder. */
+void checkpoint_folder_drop(const checkpoint_folder_t *folder, int64_t step);
+
+#endif
