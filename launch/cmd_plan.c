@@ -1,7 +1,9 @@
 #include <stdio.h>
+#include <stdlib.h>
 #include "format.h"
 #include "launch.h"
 #include "options.h"
+#include "plan_show.h"
 
 static void print_memory(const mpt_plan_t *plan)
 {
@@ -71,19 +73,35 @@ static void write_precisions(mpt_json_t *json, const mpt_plan_t *plan)
     mpt_json_close(json, ']');
 }
 
-static void write_memory(mpt_json_t *json, const mpt_plan_t *plan)
+/* What one command line asks for. */
+typedef struct wanted {
+    mpt_option_ints_t ranks; /* of the first: the config's own plan */
+    int64_t memory;          /* 0: no suggestions */
+    int as_json;
+} wanted_t;
+
+static void write_reports(mpt_json_t *json, const wanted_t *wanted,
+                          const mpt_plan_report_t *reports)
 {
-    mpt_json_open(json, "memory", '[');
-    for (int i = 0; i < plan->memory_rows; i++) {
-        mpt_json_open(json, NULL, '{');
-        mpt_json_text(json, "use", plan->memory[i].use);
-        mpt_json_int(json, "bytes", plan->memory[i].bytes);
-        mpt_json_close(json, '}');
-    }
+    mpt_json_open(json, "modes", '[');
+    for (int i = 0; i < wanted->ranks.count; i++)
+        mpt_plan_modes_write(json, &reports[i]);
     mpt_json_close(json, ']');
+    if (wanted->memory > 0)
+        mpt_plan_suggest_write(json, reports, wanted->ranks.count);
 }
 
-static void print_json(const mpt_plan_t *plan)
+static void print_reports(const wanted_t *wanted, const mpt_plan_report_t *reports)
+{
+    for (int i = 0; i < wanted->ranks.count; i++)
+        mpt_plan_modes_print(&reports[i]);
+    mpt_plan_textbook_print(&reports[0]);
+    for (int i = 0; i < wanted->ranks.count && wanted->memory > 0; i++)
+        mpt_plan_suggest_print(&reports[i]);
+}
+
+static void print_json(const mpt_plan_t *plan, const wanted_t *wanted,
+                       const mpt_plan_report_t *reports)
 {
     mpt_json_t json = {.out = stdout};
     mpt_json_open(&json, NULL, '{');
@@ -102,44 +120,71 @@ static void print_json(const mpt_plan_t *plan)
     mpt_json_number(&json, "flops_model_per_token", plan->flops_model_per_token);
     mpt_json_number(&json, "flops_causal_per_token", plan->flops_causal_per_token);
     mpt_json_number(&json, "chinchilla_tokens", plan->chinchilla_tokens);
-    write_memory(&json, plan);
+    mpt_plan_memory_write(&json, plan);
     write_precisions(&json, plan);
+    write_reports(&json, wanted, reports);
     mpt_json_close(&json, '}');
+}
+
+static int show(const mpt_plan_query_t *query, const wanted_t *wanted)
+{
+    mpt_plan_t plan;
+    mpt_status_t status =
+        mpt_plan(&query->config, (int)wanted->ranks.items[0], &plan, mpt_log_quiet, NULL);
+    if (status != MPT_OK)
+        return mpt_status_exit_code(status);
+    mpt_plan_report_t *reports = calloc((size_t)wanted->ranks.count, sizeof(*reports));
+    if (!reports) {
+        fprintf(stderr, "mpt-ddp plan: out of memory\n");
+        return mpt_status_exit_code(MPT_ERR_NO_MEMORY);
+    }
+    for (int i = 0; i < wanted->ranks.count; i++) {
+        mpt_plan_ask_modes(query, (int)wanted->ranks.items[i], &reports[i]);
+        if (wanted->memory > 0)
+            mpt_plan_fit(query, wanted->memory, &reports[i]);
+    }
+    if (wanted->as_json) {
+        print_json(&plan, wanted, reports);
+    } else {
+        print_tables(&plan);
+        print_reports(wanted, reports);
+    }
+    free(reports);
+    return 0;
 }
 
 int mpt_cmd_plan(int argc, char **argv)
 {
-    int64_t ranks = 1;
-    int as_json = 0, count, code;
+    wanted_t wanted = {.ranks = {.items = {1}, .count = 1}};
     mpt_option_list_t overrides = {.count = 0};
     const mpt_option_t options[] = {
-        {"--ranks", "N", "ranks of the run (1)", MPT_OPTION_INT, &ranks, 1, 65536},
+        {"--ranks", "N[,N..]", "ranks of the run (1); several: a table of modes each",
+         MPT_OPTION_INTS, &wanted.ranks, 1, 65536},
+        {"--memory", "BYTES", "a rank's memory, 16G: suggest a mode and a micro-batch that fit",
+         MPT_OPTION_SIZE, &wanted.memory, 1, 0x1p60},
         {"--set", "section.key=value", "change one key of the config; may be given again",
          MPT_OPTION_LIST, &overrides, 0, 0},
-        {"--json", NULL, "one JSON object instead of tables", MPT_OPTION_FLAG, &as_json, 0, 0},
+        {"--json", NULL, "one JSON object instead of tables", MPT_OPTION_FLAG, &wanted.as_json, 0,
+         0},
     };
     const mpt_usage_t usage = {
         .command = "mpt-ddp plan",
         .arguments = "model.cfg",
-        .about = "Compute every byte a rank will hold, the FLOPs of a step and the precision of "
-                 "each operation,\nfrom the config alone. A run's arenas are exactly these bytes.",
+        .about =
+            "Compute every byte a rank will hold, under each shard mode, the FLOPs of a step and "
+            "the precision\nof each operation, from the config alone. A run's arenas are exactly "
+            "these bytes.",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),
         .min_arguments = 1,
         .max_arguments = 1,
     };
-    code = mpt_options_begin(&usage, argc, argv, &count);
+    mpt_plan_query_t query;
+    int count, code = mpt_options_begin(&usage, argc, argv, &count);
     if (code >= 0)
         return code;
-    const mpt_config_source_t config = {
-        .path = argv[0], .overrides = overrides.items, .override_count = overrides.count};
-    mpt_plan_t plan;
-    mpt_status_t status = mpt_plan(&config, (int)ranks, &plan, mpt_log_quiet, NULL);
-    if (status != MPT_OK)
-        return mpt_status_exit_code(status);
-    if (as_json)
-        print_json(&plan);
-    else
-        print_tables(&plan);
-    return 0;
+    mpt_plan_query_open(&query, argv[0], &overrides);
+    code = show(&query, &wanted);
+    mpt_plan_query_close(&query);
+    return code;
 }

@@ -33,13 +33,17 @@ int mpt_cmd_sample(int argc, char **argv)
          &params.temperature, 0, 100},
         {"--top-k", "K", "draw from the K likeliest tokens; 0: from all (0)", MPT_OPTION_INT,
          &params.top_k, 0, 1e9},
+        {"--ema", NULL, "from the weights' moving average, which the checkpoint must hold",
+         MPT_OPTION_FLAG, &params.ema, 0, 0},
         {"--seed", "S", "the same seed gives the same text (1)", MPT_OPTION_INT, &seed, 0, 9e15},
     };
     const mpt_usage_t usage = {
         .command = "mpt-ddp sample",
         .arguments = "CHECKPOINT|model.bin",
         .about = "Generate text from a checkpoint folder, the newest checkpoint of a run's folder, "
-                 "or an\nllm.c model file.",
+                 "or an\nllm.c model file. Of a vocabulary of bytes (model.vocab = 256): other "
+                 "tokens cannot be\n"
+                 "turned into text.",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),
         .min_arguments = 1,

@@ -118,6 +118,12 @@ void mpt_json_int(mpt_json_t *json, const char *key, int64_t value)
     fprintf(json->out, "%lld", (long long)value);
 }
 
+void mpt_json_bool(mpt_json_t *json, const char *key, int value)
+{
+    start_value(json, key);
+    fputs(value ? "true" : "false", json->out);
+}
+
 void mpt_json_text(mpt_json_t *json, const char *key, const char *value)
 {
     start_value(json, key);

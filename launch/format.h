@@ -35,6 +35,9 @@ void mpt_json_close(mpt_json_t *json, char bracket);
 /** Reads back exactly; not finite: null. */
 void mpt_json_number(mpt_json_t *json, const char *key, double value);
 void mpt_json_int(mpt_json_t *json, const char *key, int64_t value);
+/** true or false. */
+void mpt_json_bool(mpt_json_t *json, const char *key, int value);
+/** NULL: null. */
 void mpt_json_text(mpt_json_t *json, const char *key, const char *value);
 
 #endif

@@ -1,4 +1,5 @@
 #include "options.h"
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -84,7 +85,16 @@ static mpt_parsed_t bad_value(const mpt_usage_t *usage, const mpt_option_t *opti
                               const char *value, char *message)
 {
     const char *kind = option->kind == MPT_OPTION_INT ? "a whole number" : "a number";
-    if (option->max < 1e15)
+    if (option->kind == MPT_OPTION_SIZE)
+        snprintf(message, MPT_OPTIONS_MESSAGE,
+                 "%s: %s %s: must be a size in bytes, as 800M, 16G or 1.5T", usage->command,
+                 option->name, value);
+    else if (option->kind == MPT_OPTION_INTS)
+        snprintf(message, MPT_OPTIONS_MESSAGE,
+                 "%s: %s %s: must be a whole number from %g to %g, or up to %d with commas between",
+                 usage->command, option->name, value, option->min, option->max,
+                 MPT_OPTION_INTS_MAX);
+    else if (option->max < 1e15)
         snprintf(message, MPT_OPTIONS_MESSAGE, "%s: %s %s: must be %s from %g to %g",
                  usage->command, option->name, value, kind, option->min, option->max);
     else
@@ -93,16 +103,70 @@ static mpt_parsed_t bad_value(const mpt_usage_t *usage, const mpt_option_t *opti
     return MPT_PARSED_ERROR;
 }
 
-static int parse_int(const mpt_option_t *option, const char *value)
+/* A number at the start of `value`; *end_p is what follows it. */
+static int parse_int_part(const mpt_option_t *option, const char *value, char **end_p,
+                          int64_t *number_p)
 {
-    char *end;
     errno = 0;
-    long long number = strtoll(value, &end, 10);
-    if (errno || end == value || *end)
+    long long number = strtoll(value, end_p, 10);
+    if (errno || *end_p == value)
         return -1;
     if (!((double)number >= option->min && (double)number <= option->max))
         return -1;
+    *number_p = number;
+    return 0;
+}
+
+static int parse_int(const mpt_option_t *option, const char *value)
+{
+    char *end;
+    int64_t number;
+    if (parse_int_part(option, value, &end, &number) || *end)
+        return -1;
     *(int64_t *)option->target_p = number;
+    return 0;
+}
+
+static int parse_ints(const mpt_option_t *option, const char *value)
+{
+    mpt_option_ints_t ints = {.count = 0};
+    char *end;
+    for (;; value = end + 1) {
+        if (ints.count == MPT_OPTION_INTS_MAX ||
+            parse_int_part(option, value, &end, &ints.items[ints.count]))
+            return -1;
+        ints.count++;
+        if (!*end)
+            break;
+        if (*end != ',')
+            return -1;
+    }
+    *(mpt_option_ints_t *)option->target_p = ints;
+    return 0;
+}
+
+/* The factor of a unit, in either case and with "iB" or without; 0: no unit. */
+static double unit_factor(const char *unit)
+{
+    static const char letters[] = "KMGT";
+    const char *letter = *unit ? strchr(letters, toupper((unsigned char)*unit)) : NULL;
+    if (!*unit)
+        return 1;
+    if (!letter || (unit[1] && strcmp(unit + 1, "iB") != 0))
+        return 0;
+    return (double)((int64_t)1 << 10 * (letter - letters + 1));
+}
+
+static int parse_size(const mpt_option_t *option, const char *value)
+{
+    /* Digits and one point alone: strtod would take signs, exponents, hexadecimals and infinity. */
+    size_t digits = strspn(value, "0123456789"), length = digits;
+    if (value[length] == '.')
+        length += 1 + strspn(value + length + 1, "0123456789");
+    double bytes = floor(strtod(value, NULL) * unit_factor(value + length));
+    if (digits == 0 || !(bytes >= option->min && bytes <= option->max))
+        return -1;
+    *(int64_t *)option->target_p = (int64_t)bytes;
     return 0;
 }
 
@@ -138,6 +202,12 @@ static mpt_parsed_t store_value(const mpt_usage_t *usage, const mpt_option_t *op
     switch (option->kind) {
     case MPT_OPTION_INT:
         return parse_int(option, value) ? bad_value(usage, option, value, message) : MPT_PARSED_RUN;
+    case MPT_OPTION_INTS:
+        return parse_ints(option, value) ? bad_value(usage, option, value, message)
+                                         : MPT_PARSED_RUN;
+    case MPT_OPTION_SIZE:
+        return parse_size(option, value) ? bad_value(usage, option, value, message)
+                                         : MPT_PARSED_RUN;
     case MPT_OPTION_REAL:
         return parse_real(option, value) ? bad_value(usage, option, value, message)
                                          : MPT_PARSED_RUN;

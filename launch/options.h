@@ -13,16 +13,24 @@ typedef enum mpt_option_kind {
     MPT_OPTION_FLAG, /* int, set to 1 */
     MPT_OPTION_TEXT, /* const char * */
     MPT_OPTION_INT,  /* int64_t in min..max */
+    MPT_OPTION_INTS, /* mpt_option_ints_t: one or several in min..max, commas between */
     MPT_OPTION_REAL, /* double in min..max */
+    MPT_OPTION_SIZE, /* int64_t bytes, min..max: 512M, 1.5G; K, M, G and T are powers of 1024, as are KiB and so on */
     MPT_OPTION_LIST  /* mpt_option_list_t, may be given again */
 } mpt_option_kind_t;
 
 #define MPT_OPTION_LIST_MAX 128
+#define MPT_OPTION_INTS_MAX 16
 
 typedef struct mpt_option_list {
     const char *items[MPT_OPTION_LIST_MAX];
     int count;
 } mpt_option_list_t;
+
+typedef struct mpt_option_ints {
+    int64_t items[MPT_OPTION_INTS_MAX];
+    int count;
+} mpt_option_ints_t;
 
 typedef struct mpt_option {
     const char *name;  /* "--ranks" */

@@ -1,6 +1,11 @@
 /*
- * Fault injection for tests: MPT_INJECT=overflow:rank=1,step=3,tensor=wte.weight,element=5,micro=0 stores an
- * Inf into that element of that rank's gradient accumulator, before the wire. Every key once, in any order.
+ * Fault injection for tests, by MPT_INJECT. One fault, every key once, in any order:
+ *
+ *   overflow:rank=1,step=3,micro=0,tensor=wte.weight,element=5           an Inf into that element of the gradient accumulator,
+ *                                                                        before the wire
+ *   flip:rank=1,step=3,tensor=wte.weight,element=5,kind=master,bit=3     that bit of working, master, m, v or ema, before
+ *                                                                        the step computes
+ *   slow:rank=1,step=3,ms=500                                            the rank sleeps before the step
  */
 #ifndef MPT_INJECT_H
 #define MPT_INJECT_H
@@ -8,13 +13,17 @@
 #include "layout.h"
 #include "log.h"
 
+typedef enum mpt_inject_kind { MPT_INJECT_NONE = 0, MPT_INJECT_OVERFLOW, MPT_INJECT_FLIP, MPT_INJECT_SLOW } mpt_inject_kind_t;
+
 typedef struct mpt_inject {
-    int active;
+    mpt_inject_kind_t kind;
     int rank;
-    int64_t step; /* from 1 */
+    int64_t step;  /* from 1 */
     int64_t micro; /* from 0 */
     int tensor;
     int64_t element;
+    char array[16]; /* flip: "master" ... */
+    int64_t bit, ms;
 } mpt_inject_t;
 
 /** Parse; an empty text is no injection. @return MPT_OK; MPT_ERR_CONFIG (logged): malformed, or no such rank, tensor or element;

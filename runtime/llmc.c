@@ -1,6 +1,7 @@
 #include "llmc.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,14 +9,26 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "file.h"
 #include "numeric.h"
 
 #define LLMC_MAGIC 20240326
-#define LLMC_FP32 3
-#define LLMC_BF16 5
 #define LLMC_HEADER_WORDS 256
+#define CHUNK 4096
 
 enum { WORD_MAGIC, WORD_VERSION, WORD_CONTEXT, WORD_VOCAB, WORD_LAYERS, WORD_HEADS, WORD_DIM, WORD_VOCAB_PADDED };
+
+struct mpt_llmc {
+    char path[MPT_ASIDE_PATH_MAX];
+    int fd; /* reading; -1: writing */
+    mpt_aside_t aside;
+    mpt_gpt2_shape_t shape;
+    int64_t vocab_padded; /* rows of wte in the file */
+    mpt_dtype_t dtype;
+    uint64_t *offsets; /* [tensors] bytes from the start of the file */
+    uint64_t bytes;    /* of the whole file */
+    const mpt_log_t *log;
+};
 
 /* The file's order of a block's tensors. */
 static const mpt_gpt2_block_tensor_t file_order[MPT_GPT2_BLOCK_TENSORS] = {
@@ -34,194 +47,248 @@ static int file_tensor(const mpt_gpt2_shape_t *shape, int i)
     return mpt_gpt2_block(i % shape->layers, file_order[i / shape->layers]);
 }
 
-static mpt_status_t bad_file(const mpt_log_t *log, const char *path, const char *what)
+/* Fill in offsets and bytes. */
+static mpt_status_t place_tensors(mpt_llmc_t *file)
 {
-    mpt_log_error(log, "%s: %s; expected an llm.c model file (magic %d, version %d or %d)", path, what,
-                  LLMC_MAGIC, LLMC_FP32, LLMC_BF16);
+    int count = mpt_gpt2_tensor_count(&file->shape);
+    mpt_tensor_t *tensors = calloc((size_t)count, sizeof *tensors);
+    file->offsets = calloc((size_t)count, sizeof *file->offsets);
+    if (tensors == NULL || file->offsets == NULL) {
+        free(tensors);
+        return MPT_ERR_NO_MEMORY;
+    }
+    mpt_gpt2_tensors(&file->shape, tensors);
+    file->bytes = LLMC_HEADER_WORDS * sizeof(int32_t);
+    for (int i = 0; i < count; i++) {
+        int t = file_tensor(&file->shape, i);
+        int64_t elements = t == MPT_GPT2_WTE ? file->vocab_padded * file->shape.dim : mpt_tensor_count(&tensors[t]);
+        file->offsets[t] = file->bytes;
+        file->bytes += (uint64_t)elements * mpt_dtype_bytes(file->dtype);
+    }
+    free(tensors);
+    return MPT_OK;
+}
+
+void mpt_llmc_close(mpt_llmc_t *file)
+{
+    if (file == NULL)
+        return;
+    if (file->fd >= 0)
+        close(file->fd);
+    mpt_aside_drop(&file->aside);
+    free(file->offsets);
+    free(file);
+}
+
+/* ---- reading --------------------------------------------------------------------------------------------- */
+
+static mpt_status_t bad_file(const mpt_llmc_t *file, const char *what)
+{
+    mpt_log_error(file->log, "%s: %s; expected an llm.c model file (magic %d, version %d or %d)", file->path,
+                  what, LLMC_MAGIC, MPT_LLMC_FP32, MPT_LLMC_BF16);
     return MPT_ERR_CHECKPOINT;
 }
 
-static mpt_status_t read_header(FILE *file, const char *path, const mpt_log_t *log, int32_t *words)
+const char *mpt_llmc_shape_fault(const mpt_gpt2_shape_t *shape)
 {
-    if (fread(words, sizeof *words, LLMC_HEADER_WORDS, file) != LLMC_HEADER_WORDS)
-        return bad_file(log, path, "too short for a header");
+    if (shape->layers <= 0 || shape->heads <= 0 || shape->dim <= 0 || shape->context <= 0 || shape->vocab <= 0)
+        return "a size in the header is not positive";
+    if (shape->layers > 4096 || shape->heads > 65536 || shape->dim > 1 << 18 || shape->context > 1 << 24 ||
+        shape->vocab > UINT32_MAX)
+        return "a size in the header is larger than this program's limits";
+    if (shape->dim % shape->heads != 0)
+        return "sizes in the header contradict each other";
+    return NULL;
+}
+
+/* The header, as far as it can be judged alone. */
+static mpt_status_t read_header(mpt_llmc_t *file)
+{
+    int32_t words[LLMC_HEADER_WORDS];
+    if (mpt_file_read_at(file->fd, words, sizeof words, 0) != 0)
+        return bad_file(file, "too short for a header");
     if (words[WORD_MAGIC] != LLMC_MAGIC)
-        return bad_file(log, path, "wrong magic");
-    if (words[WORD_VERSION] != LLMC_FP32 && words[WORD_VERSION] != LLMC_BF16)
-        return bad_file(log, path, "unknown version");
-    for (int w = WORD_CONTEXT; w <= WORD_VOCAB_PADDED; w++)
-        if (words[w] <= 0)
-            return bad_file(log, path, "a size in the header is not positive");
-    if (words[WORD_DIM] % words[WORD_HEADS] != 0 || words[WORD_VOCAB_PADDED] < words[WORD_VOCAB])
-        return bad_file(log, path, "sizes in the header contradict each other");
-    return MPT_OK;
+        return bad_file(file, "wrong magic");
+    if (words[WORD_VERSION] != MPT_LLMC_FP32 && words[WORD_VERSION] != MPT_LLMC_BF16)
+        return bad_file(file, "unknown version");
+    file->dtype = words[WORD_VERSION] == MPT_LLMC_FP32 ? MPT_F32 : MPT_BF16;
+    file->vocab_padded = words[WORD_VOCAB_PADDED];
+    file->shape = (mpt_gpt2_shape_t){.layers = words[WORD_LAYERS],
+                                     .heads = words[WORD_HEADS],
+                                     .dim = words[WORD_DIM],
+                                     .context = words[WORD_CONTEXT],
+                                     .vocab = words[WORD_VOCAB]};
+    const char *fault = mpt_llmc_shape_fault(&file->shape);
+    if (fault == NULL && file->vocab_padded <= 0)
+        fault = "a size in the header is not positive";
+    if (fault == NULL && file->vocab_padded < file->shape.vocab)
+        fault = "sizes in the header contradict each other";
+    return fault == NULL ? MPT_OK : bad_file(file, fault);
+}
+
+static mpt_status_t check_shape(const mpt_llmc_t *file, const mpt_gpt2_shape_t *shape)
+{
+    const mpt_gpt2_shape_t *own = &file->shape;
+    if (own->layers == shape->layers && own->heads == shape->heads && own->dim == shape->dim &&
+        own->context == shape->context && own->vocab == shape->vocab)
+        return MPT_OK;
+    mpt_log_error(file->log,
+                  "%s: is of another model: layers %" PRId64 ", heads %" PRId64 ", dim %" PRId64
+                  ", context %" PRId64 ", vocab %" PRId64 "; the config has %" PRId64 ", %" PRId64
+                  ", %" PRId64 ", %" PRId64 ", %" PRId64,
+                  file->path, own->layers, own->heads, own->dim, own->context, own->vocab, shape->layers,
+                  shape->heads, shape->dim, shape->context, shape->vocab);
+    return MPT_ERR_CHECKPOINT;
+}
+
+/* shape NULL: any. On failure *file_p, where not NULL, is for mpt_llmc_close. */
+static mpt_status_t open_file(const char *path, const mpt_gpt2_shape_t *shape, const mpt_log_t *log,
+                              mpt_llmc_t **file_p)
+{
+    mpt_llmc_t *file = calloc(1, sizeof *file);
+    struct stat info;
+    if (file == NULL)
+        return MPT_ERR_NO_MEMORY;
+    *file_p = file;
+    snprintf(file->path, sizeof file->path, "%s", path);
+    file->log = log;
+    file->aside.fd = -1;
+    file->fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (file->fd < 0) {
+        mpt_log_error(log, "%s: %s", path, strerror(errno));
+        return MPT_ERR_CHECKPOINT;
+    }
+    mpt_status_t status = read_header(file);
+    if (status == MPT_OK && shape != NULL)
+        status = check_shape(file, shape);
+    if (status == MPT_OK)
+        status = place_tensors(file);
+    if (status == MPT_OK && (fstat(file->fd, &info) != 0 || (uint64_t)info.st_size != file->bytes))
+        status = bad_file(file, "its size is not what its header says");
+    return status;
+}
+
+int mpt_llmc_begins(const char *path)
+{
+    int32_t magic = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    int read = mpt_file_read_at(fd, &magic, sizeof magic, 0) == 0;
+    close(fd);
+    return read && magic == LLMC_MAGIC;
 }
 
 mpt_status_t mpt_llmc_shape(const char *path, const mpt_log_t *log, mpt_gpt2_shape_t *shape_p)
 {
-    int32_t words[LLMC_HEADER_WORDS];
-    FILE *file = fopen(path, "rb");
-    if (file == NULL) {
-        mpt_log_error(log, "%s: %s", path, strerror(errno));
-        return MPT_ERR_CHECKPOINT;
-    }
-    mpt_status_t status = read_header(file, path, log, words);
-    fclose(file);
+    mpt_llmc_t *file = NULL;
+    mpt_status_t status = open_file(path, NULL, log, &file);
     if (status == MPT_OK)
-        *shape_p = (mpt_gpt2_shape_t){.layers = words[WORD_LAYERS],
-                                      .heads = words[WORD_HEADS],
-                                      .dim = words[WORD_DIM],
-                                      .context = words[WORD_CONTEXT],
-                                      .vocab = words[WORD_VOCAB]};
+        *shape_p = file->shape;
+    mpt_llmc_close(file);
     return status;
 }
 
-static mpt_status_t check_shape(const int32_t *words, const mpt_gpt2_shape_t *shape, const char *path,
-                                const mpt_log_t *log)
+mpt_status_t mpt_llmc_open(const char *path, const mpt_gpt2_shape_t *shape, const mpt_log_t *log,
+                           mpt_llmc_t **file_p)
 {
-    if (words[WORD_LAYERS] == shape->layers && words[WORD_HEADS] == shape->heads &&
-        words[WORD_DIM] == shape->dim && words[WORD_CONTEXT] == shape->context &&
-        words[WORD_VOCAB] == shape->vocab)
-        return MPT_OK;
-    mpt_log_error(log,
-                  "%s: is of another model: layers %d, heads %d, dim %d, context %d, vocab %d; the config "
-                  "has %" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64,
-                  path, words[WORD_LAYERS], words[WORD_HEADS], words[WORD_DIM], words[WORD_CONTEXT],
-                  words[WORD_VOCAB], shape->layers, shape->heads, shape->dim, shape->context, shape->vocab);
-    return MPT_ERR_CHECKPOINT;
-}
-
-static int64_t parameter_count(const mpt_gpt2_shape_t *shape, const mpt_layout_t *layout, int64_t vocab_padded)
-{
-    return layout->parameters + (vocab_padded - shape->vocab) * shape->dim;
-}
-
-static int read_tensor(FILE *file, mpt_dtype_t dtype, int64_t count, float *out)
-{
-    uint16_t buffer[4096];
-    if (dtype == MPT_F32)
-        return fread(out, sizeof *out, (size_t)count, file) == (size_t)count ? 0 : -1;
-    while (count > 0) {
-        size_t n = count < 4096 ? (size_t)count : 4096;
-        if (fread(buffer, sizeof *buffer, n, file) != n)
-            return -1;
-        mpt_convert(out, MPT_F32, buffer, MPT_BF16, (int64_t)n);
-        out += n;
-        count -= (int64_t)n;
+    mpt_llmc_t *file = NULL;
+    mpt_status_t status = open_file(path, shape, log, &file);
+    if (status != MPT_OK) {
+        mpt_llmc_close(file);
+        return status;
     }
-    return 0;
-}
-
-static mpt_status_t read_parameters(FILE *file, const char *path, const mpt_gpt2_shape_t *shape,
-                                    const mpt_layout_t *layout, const mpt_log_t *log,
-                                    const int32_t *words, float *master)
-{
-    mpt_dtype_t dtype = words[WORD_VERSION] == LLMC_FP32 ? MPT_F32 : MPT_BF16;
-    int64_t element = (int64_t)mpt_dtype_bytes(dtype);
-    struct stat info;
-    int64_t expected = LLMC_HEADER_WORDS * 4 +
-                       element * parameter_count(shape, layout, words[WORD_VOCAB_PADDED]);
-    if (fstat(fileno(file), &info) != 0 || (int64_t)info.st_size != expected)
-        return bad_file(log, path, "its size is not what its header says");
-    for (int i = 0; i < layout->tensor_count; i++) {
-        int t = file_tensor(shape, i);
-        if (read_tensor(file, dtype, mpt_tensor_count(&layout->tensors[t]),
-                        master + mpt_layout_at(layout, t)) != 0)
-            return bad_file(log, path, "cannot be read");
-        int64_t padding = t == MPT_GPT2_WTE ? (words[WORD_VOCAB_PADDED] - shape->vocab) * shape->dim : 0;
-        if (padding > 0 && fseek(file, (long)(padding * element), SEEK_CUR) != 0)
-            return bad_file(log, path, "cannot be read");
-    }
+    *file_p = file;
     return MPT_OK;
 }
 
-mpt_status_t mpt_llmc_read(const char *path, const mpt_gpt2_shape_t *shape, const mpt_layout_t *layout,
-                           const mpt_log_t *log, float *master)
+mpt_dtype_t mpt_llmc_dtype(const mpt_llmc_t *file)
 {
-    int32_t words[LLMC_HEADER_WORDS];
-    FILE *file = fopen(path, "rb");
-    if (file == NULL) {
-        mpt_log_error(log, "%s: %s", path, strerror(errno));
-        return MPT_ERR_CHECKPOINT;
-    }
-    mpt_status_t status = read_header(file, path, log, words);
-    if (status == MPT_OK)
-        status = check_shape(words, shape, path, log);
-    if (status == MPT_OK)
-        status = read_parameters(file, path, shape, layout, log, words, master);
-    fclose(file);
-    return status;
+    return file->dtype;
 }
 
-static int write_tensor(FILE *file, mpt_dtype_t dtype, int64_t count, const float *in)
+static uint64_t offset_of(const mpt_llmc_t *file, int tensor, int64_t first)
 {
-    uint16_t buffer[4096];
-    if (dtype == MPT_F32)
-        return fwrite(in, sizeof *in, (size_t)count, file) == (size_t)count ? 0 : -1;
-    while (count > 0) {
-        size_t n = count < 4096 ? (size_t)count : 4096;
-        mpt_convert(buffer, MPT_BF16, in, MPT_F32, (int64_t)n);
-        if (fwrite(buffer, sizeof *buffer, n, file) != n)
-            return -1;
-        in += n;
-        count -= (int64_t)n;
-    }
-    return 0;
+    return file->offsets[tensor] + (uint64_t)first * mpt_dtype_bytes(file->dtype);
 }
 
-static int write_padding(FILE *file, int64_t bytes)
+mpt_status_t mpt_llmc_read(const mpt_llmc_t *file, int tensor, int64_t first, int64_t count, float *out)
 {
-    static const char zeros[4096];
-    while (bytes > 0) {
-        size_t n = bytes < (int64_t)sizeof zeros ? (size_t)bytes : sizeof zeros;
-        if (fwrite(zeros, 1, n, file) != n)
-            return -1;
-        bytes -= (int64_t)n;
+    uint16_t narrow[CHUNK];
+    uint64_t offset = offset_of(file, tensor, first);
+    int failed = 0;
+    if (file->dtype == MPT_F32)
+        failed = mpt_file_read_at(file->fd, out, (size_t)count * sizeof *out, offset) != 0;
+    for (int64_t done = 0; file->dtype != MPT_F32 && done < count && !failed; done += CHUNK) {
+        int64_t n = count - done < CHUNK ? count - done : CHUNK;
+        failed = mpt_file_read_at(file->fd, narrow, (size_t)n * sizeof *narrow,
+                                  offset + (uint64_t)done * sizeof *narrow) != 0;
+        if (!failed)
+            mpt_convert(out + done, MPT_F32, narrow, file->dtype, n);
     }
-    return 0;
+    return failed ? bad_file(file, "cannot be read") : MPT_OK;
 }
 
-static int write_all(FILE *file, const mpt_gpt2_shape_t *shape, const mpt_layout_t *layout, int version,
-                     const float *master)
+/* ---- writing --------------------------------------------------------------------------------------------- */
+
+static mpt_status_t write_header(mpt_llmc_t *file, int version)
 {
-    mpt_dtype_t dtype = version == LLMC_FP32 ? MPT_F32 : MPT_BF16;
-    int64_t padded = mpt_gpt2_vocab_padded(shape);
-    int32_t words[LLMC_HEADER_WORDS] = {
-        [WORD_MAGIC] = LLMC_MAGIC,         [WORD_VERSION] = version,
-        [WORD_CONTEXT] = (int32_t)shape->context, [WORD_VOCAB] = (int32_t)shape->vocab,
-        [WORD_LAYERS] = (int32_t)shape->layers,   [WORD_HEADS] = (int32_t)shape->heads,
-        [WORD_DIM] = (int32_t)shape->dim,         [WORD_VOCAB_PADDED] = (int32_t)padded};
-    if (fwrite(words, sizeof *words, LLMC_HEADER_WORDS, file) != LLMC_HEADER_WORDS)
-        return -1;
-    for (int i = 0; i < layout->tensor_count; i++) {
-        int t = file_tensor(shape, i);
-        if (write_tensor(file, dtype, mpt_tensor_count(&layout->tensors[t]),
-                         master + mpt_layout_at(layout, t)) != 0)
-            return -1;
-        int64_t padding = (padded - shape->vocab) * shape->dim * (int64_t)mpt_dtype_bytes(dtype);
-        if (t == MPT_GPT2_WTE && write_padding(file, padding) != 0)
-            return -1;
-    }
-    return fflush(file) != 0 || fsync(fileno(file)) != 0 ? -1 : 0;
+    const int32_t words[LLMC_HEADER_WORDS] = {
+        [WORD_MAGIC] = LLMC_MAGIC,
+        [WORD_VERSION] = version,
+        [WORD_CONTEXT] = (int32_t)file->shape.context,
+        [WORD_VOCAB] = (int32_t)file->shape.vocab,
+        [WORD_LAYERS] = (int32_t)file->shape.layers,
+        [WORD_HEADS] = (int32_t)file->shape.heads,
+        [WORD_DIM] = (int32_t)file->shape.dim,
+        [WORD_VOCAB_PADDED] = (int32_t)file->vocab_padded};
+    return mpt_aside_put(&file->aside, words, sizeof words, 0);
 }
 
-mpt_status_t mpt_llmc_write(const char *path, const mpt_gpt2_shape_t *shape, const mpt_layout_t *layout,
-                            const mpt_log_t *log, int version, const float *master)
+mpt_status_t mpt_llmc_create(const char *path, const mpt_gpt2_shape_t *shape, int version, int force,
+                             const mpt_log_t *log, mpt_llmc_t **file_p)
 {
-    char aside[4096];
-    if (version != LLMC_FP32 && version != LLMC_BF16) {
+    if (version != MPT_LLMC_FP32 && version != MPT_LLMC_BF16) {
         mpt_log_error(log, "cannot write %s: version %d; llm.c's are %d (fp32) and %d (bf16)", path, version,
-                      LLMC_FP32, LLMC_BF16);
-        return MPT_ERR_INVALID_ARG;
+                      MPT_LLMC_FP32, MPT_LLMC_BF16);
+        return MPT_ERR_CONFIG;
     }
-    snprintf(aside, sizeof aside, "%s.partial", path);
-    FILE *file = fopen(aside, "wb");
-    int failed = file == NULL || write_all(file, shape, layout, version, master) != 0;
-    if (file != NULL && fclose(file) != 0)
-        failed = 1;
-    if (!failed && rename(aside, path) == 0)
-        return MPT_OK;
-    mpt_log_error(log, "cannot write %s: %s", path, strerror(errno));
-    unlink(aside);
-    return MPT_ERR_IO;
+    if (mpt_gpt2_vocab_padded(shape) > INT32_MAX) {
+        mpt_log_error(log, "cannot write %s: llm.c's header has no room for a vocabulary of %" PRId64, path,
+                      shape->vocab);
+        return MPT_ERR_CONFIG;
+    }
+    mpt_llmc_t *file = calloc(1, sizeof *file);
+    if (file == NULL)
+        return MPT_ERR_NO_MEMORY;
+    *file = (mpt_llmc_t){.fd = -1,
+                         .aside = {.fd = -1},
+                         .shape = *shape,
+                         .vocab_padded = mpt_gpt2_vocab_padded(shape),
+                         .dtype = version == MPT_LLMC_FP32 ? MPT_F32 : MPT_BF16,
+                         .log = log};
+    mpt_status_t status = place_tensors(file);
+    if (status == MPT_OK)
+        status = mpt_aside_open(&file->aside, path, force, log);
+    if (status == MPT_OK)
+        status = write_header(file, version);
+    if (status != MPT_OK) {
+        mpt_llmc_close(file);
+        return status;
+    }
+    *file_p = file;
+    return MPT_OK;
+}
+
+mpt_status_t mpt_llmc_put(mpt_llmc_t *file, int tensor, int64_t first, int64_t count, const float *values)
+{
+    return mpt_aside_put_floats(&file->aside, file->dtype, values, count, offset_of(file, tensor, first));
+}
+
+mpt_status_t mpt_llmc_commit(mpt_llmc_t *file, int64_t *bytes_p)
+{
+    mpt_status_t status = mpt_aside_commit(&file->aside, file->bytes);
+    if (status == MPT_OK)
+        *bytes_p = (int64_t)file->bytes;
+    return status;
 }

@@ -3,7 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint.h"
 #include "comm.h"
+#include "consensus.h"
 
 mpt_gpt2_shape_t mpt_memory_shape(const mpt_config_t *config)
 {
@@ -21,6 +23,11 @@ int64_t mpt_memory_micro_steps(const mpt_config_t *config, int ranks)
     return config->train.global_batch / (config->train.micro_batch * ranks);
 }
 
+int mpt_memory_lanes(const mpt_config_t *config, int ranks)
+{
+    return config->train.reproducible == MPT_REPRODUCIBLE_WORLD ? (int)config->train.lanes / ranks : 1;
+}
+
 int64_t mpt_memory_val_micros(const mpt_config_t *config, int ranks)
 {
     if (config->train.val_every == 0 || config->data.val[0] == '\0')
@@ -28,19 +35,31 @@ int64_t mpt_memory_val_micros(const mpt_config_t *config, int ranks)
     return config->train.val_batches * mpt_memory_micro_steps(config, ranks);
 }
 
+static mpt_gpt2_recompute_t recompute_of(mpt_recompute_t recompute)
+{
+    return recompute == MPT_RECOMPUTE_BLOCK       ? MPT_GPT2_RECOMPUTE_BLOCK
+           : recompute == MPT_RECOMPUTE_ATTENTION ? MPT_GPT2_RECOMPUTE_ATTENTION
+                                                  : MPT_GPT2_KEEP;
+}
+
 mpt_status_t mpt_memory_create(mpt_memory_t *memory, const mpt_memory_params_t *params)
 {
     mpt_gpt2_shape_t shape = mpt_memory_shape(params->config);
-    int count = mpt_gpt2_tensor_count(&shape);
+    const mpt_config_t *config = params->config;
+    int count = mpt_gpt2_tensor_count(&shape), hsdp = config->parallel.shard == MPT_SHARD_HSDP;
+    const mpt_layout_cut_t cut = {.ranks = params->ranks,
+                                  .group = hsdp ? (int)config->parallel.shard_ranks : params->ranks,
+                                  .lanes = params->ranks * mpt_memory_lanes(config, params->ranks)};
     memset(memory, 0, sizeof *memory);
     mpt_tensor_t *tensors = calloc((size_t)count, sizeof *tensors);
     if (tensors == NULL)
         return MPT_ERR_NO_MEMORY;
     mpt_gpt2_tensors(&shape, tensors);
-    mpt_status_t status = mpt_layout_build(tensors, count, params->ranks, &memory->layout);
+    mpt_status_t status = mpt_layout_build(tensors, count, &cut, &memory->layout);
     free(tensors);
     if (status == MPT_OK)
-        status = mpt_gpt2_create(&memory->model, &shape, params->config->precision.compute);
+        status = mpt_gpt2_create(&memory->model, &shape, config->precision.compute,
+                                 recompute_of(config->train.recompute));
     if (status != MPT_OK)
         mpt_memory_release(memory);
     return status;
@@ -73,31 +92,46 @@ static void cut_data(mpt_memory_t *memory, const mpt_memory_params_t *params, mp
 
 static void cut_comm(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt_arena_t *arena)
 {
-    size_t ranks = (size_t)params->ranks;
     memory->comm_scratch =
         mpt_arena_cut(arena, MPT_USE_COMM, mpt_comm_scratch_bytes(params->comm_backend, params->ranks));
-    memory->records = mpt_arena_cut(arena, MPT_USE_COMM, ranks * sizeof *memory->records);
-    memory->fold = mpt_arena_cut(arena, MPT_USE_COMM, ranks * sizeof *memory->fold);
+    memory->consensus = mpt_arena_cut(arena, MPT_USE_COMM, mpt_consensus_bytes(params->ranks));
+    memory->votes = mpt_arena_cut(arena, MPT_USE_COMM, (size_t)params->ranks);
 }
 
-/* Room for a copy of the masters and moments of this rank's slices: the same bytes on every rank. */
 static void cut_snapshot(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt_arena_t *arena)
 {
     if (params->config->checkpoint.every == 0 || !params->config->checkpoint.async)
         return;
-    size_t slice = (size_t)(memory->layout.total / params->ranks);
-    memory->snapshot = mpt_arena_cut(arena, MPT_USE_SNAPSHOT, 3 * slice * sizeof(float));
+    memory->snapshot = mpt_arena_cut(arena, MPT_USE_SNAPSHOT, mpt_checkpoint_snapshot_bytes(&memory->state.params));
 }
 
-/* The model reads parameters and adds gradients through pointers by tensor. */
-static void point_model(mpt_memory_t *memory)
+void mpt_memory_point(mpt_memory_t *memory, const mpt_held_t *accumulator)
 {
+    mpt_layout_t *layout = &memory->layout;
     mpt_state_t *state = &memory->state;
-    for (int t = 0; t < memory->layout.tensor_count && state->working != NULL; t++) {
-        int64_t at = mpt_layout_at(&memory->layout, t);
-        memory->model.params[t] = mpt_state_at(state->working, state->compute, at);
-        memory->model.grads[t] = state->accumulator + at;
+    for (int t = 0; t < layout->tensor_count; t++) {
+        int unit = layout->tensors[t].unit;
+        char *params = mpt_held_unit(layout, &state->gathered, unit);
+        memory->model.params[t] = mpt_state_at(params, state->params.compute, layout->offset[t]);
+        memory->model.grads[t] = (float *)mpt_held_unit(layout, accumulator, unit) + layout->offset[t];
     }
+}
+
+static mpt_state_params_t state_params(const mpt_memory_t *memory, const mpt_memory_params_t *params)
+{
+    const mpt_config_t *config = params->config;
+    int64_t micro_steps = mpt_memory_micro_steps(config, params->ranks);
+    return (mpt_state_params_t){
+        .layout = &memory->layout,
+        .rank = params->rank,
+        .shard = params->ranks == 1 ? MPT_SHARD_DDP : config->parallel.shard,
+        .compute = config->precision.compute,
+        .wire = config->precision.reduce,
+        .micro_steps = micro_steps,
+        .lanes = mpt_memory_lanes(config, params->ranks),
+        .reduce_micro = config->parallel.reduce_every == MPT_REDUCE_EVERY_MICRO && micro_steps > 1,
+        .with_master = config->precision.master_fp32,
+        .with_ema = config->train.ema > 0.0};
 }
 
 void mpt_memory_cut(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt_arena_t *private_arena,
@@ -106,8 +140,8 @@ void mpt_memory_cut(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt
     const mpt_config_t *config = params->config;
     mpt_kernels_limits_t limits;
     mpt_gpt2_limits(&memory->model.shape, config->precision.compute, &limits);
-    mpt_state_cut(&memory->state, &memory->layout, config->precision.compute, config->precision.reduce,
-                  private_arena, peer_arena);
+    const mpt_state_params_t state = state_params(memory, params);
+    mpt_state_cut(&memory->state, &state, private_arena, peer_arena);
     mpt_gpt2_cut(&memory->model, private_arena);
     memory->kernel_scratch_bytes =
         mpt_kernels_scratch_bytes(params->kernel_ops, params->isa, params->threads, &limits);
@@ -117,5 +151,6 @@ void mpt_memory_cut(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt
     cut_comm(memory, params, private_arena);
     cut_data(memory, params, private_arena);
     cut_snapshot(memory, params, private_arena);
-    point_model(memory);
+    if (!mpt_arena_counting(private_arena))
+        mpt_memory_point(memory, &memory->state.accumulator[0]);
 }

@@ -9,7 +9,6 @@
 #include "config.h"
 #include "gpt2.h"
 #include "kernels.h"
-#include "record.h"
 #include "state.h"
 
 /** All that sizes depend on. */
@@ -18,6 +17,7 @@ typedef struct mpt_memory_params {
     const mpt_kernels_ops_t *kernel_ops;
     mpt_isa_t isa;
     int threads, ranks;
+    int rank; /* any, where only sizes matter: they are the same on all */
     const char *comm_backend;
 } mpt_memory_params_t;
 
@@ -28,8 +28,8 @@ typedef struct mpt_memory {
     void *kernel_scratch;
     size_t kernel_scratch_bytes;
     void *comm_scratch;
-    mpt_record_t *records; /* [ranks] gathered */
-    double *fold;          /* [ranks] */
+    void *consensus;       /* records and their folding */
+    uint8_t *votes;        /* [ranks] */
     uint32_t *inputs[2], *targets[2]; /* [micro_steps, batch, seq]: this step's and the next one's */
     uint32_t *val_inputs, *val_targets; /* [batch, seq]; NULL without validation */
     double *val_sums;      /* [1 + validation micro-batches of a rank], then gathered: * (1 + ranks) */
@@ -40,8 +40,10 @@ typedef struct mpt_memory {
 
 /** The model's shape under a config. */
 mpt_gpt2_shape_t mpt_memory_shape(const mpt_config_t *config);
-/** Micro-steps of one step on one rank. */
+/** Micro-steps of one step on one rank, all its lanes together. */
 int64_t mpt_memory_micro_steps(const mpt_config_t *config, int ranks);
+/** Lanes of one rank: 1 but under reproducible = world. */
+int mpt_memory_lanes(const mpt_config_t *config, int ranks);
 /** Validation micro-batches on one rank. */
 int64_t mpt_memory_val_micros(const mpt_config_t *config, int ranks);
 /** Build layout and model tables (host memory, small). @return MPT_OK; MPT_ERR_NO_MEMORY; MPT_ERR_INVALID_ARG. */
@@ -49,6 +51,8 @@ mpt_status_t mpt_memory_create(mpt_memory_t *memory, const mpt_memory_params_t *
 /** Cut everything. Pure on counting arenas. */
 void mpt_memory_cut(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt_arena_t *private_arena,
                     mpt_arena_t *peer_arena);
+/** Point the model at its parameters, and at `accumulator` for its gradients: where the state's arrays place each unit. */
+void mpt_memory_point(mpt_memory_t *memory, const mpt_held_t *accumulator);
 /** Free the tables; safe on zeroed memory. */
 void mpt_memory_release(mpt_memory_t *memory);
 

@@ -185,13 +185,16 @@ void mpt_metrics_step(mpt_metrics_t *metrics, const mpt_step_result_t *r)
     put_line(metrics, line);
 }
 
-void mpt_metrics_validation(mpt_metrics_t *metrics, int64_t step, double val_loss)
+void mpt_metrics_validation(mpt_metrics_t *metrics, int64_t step, double val_loss, const double *val_loss_ema)
 {
-    char line[160], number[40];
+    char line[200], number[40], average[64] = "";
     if (metrics == NULL)
         return;
-    snprintf(line, sizeof line, "{\"step\":%" PRId64 ",\"event\":\"validation\",\"val_loss\":%s}\n", step,
-             mpt_metrics_number(val_loss, number, sizeof number));
+    if (val_loss_ema != NULL)
+        snprintf(average, sizeof average, ",\"val_loss_ema\":%s",
+                 mpt_metrics_number(*val_loss_ema, number, sizeof number));
+    snprintf(line, sizeof line, "{\"step\":%" PRId64 ",\"event\":\"validation\",\"val_loss\":%s%s}\n", step,
+             mpt_metrics_number(val_loss, number, sizeof number), average);
     put_line(metrics, line);
 }
 

@@ -20,8 +20,8 @@ void mpt_metrics_close(mpt_metrics_t *metrics);
 const char *mpt_metrics_path(const mpt_metrics_t *metrics);
 /** The line of a data step. Failing to write warns once and goes on. NULL metrics: nothing. */
 void mpt_metrics_step(mpt_metrics_t *metrics, const mpt_step_result_t *result);
-/** A validation line: event "validation" with val_loss. */
-void mpt_metrics_validation(mpt_metrics_t *metrics, int64_t step, double val_loss);
+/** A validation line: event "validation" with val_loss and, where the run keeps an average of the weights, its val_loss_ema; NULL: none. */
+void mpt_metrics_validation(mpt_metrics_t *metrics, int64_t step, double val_loss, const double *val_loss_ema);
 /** An event line: {"step": .., "event": kind, fields...}. `fields` is JSON members without braces, or "". */
 void mpt_metrics_event(mpt_metrics_t *metrics, int64_t step, const char *kind, const char *fields);
 /** Print a double as JSON: a number that reads back exactly, or a string. Returns `out`. */

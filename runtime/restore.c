@@ -91,6 +91,8 @@ static mpt_status_t read_progress(mpt_session_t *s, const mpt_checkpoint_meta_t 
         mpt_log_error(&s->log, "%s/meta: lacks a value that a run needs; the file is damaged", meta->path);
         return MPT_ERR_CHECKPOINT;
     }
+    int has_rounded = 1; /* not before there was stochastic rounding */
+    p.rounded = get_integer(meta, "rounded", &has_rounded);
     p.scale.scale = strtod(scale, NULL);
     /* A fixed scale is the config's, whatever was saved; and one that was fixed says nothing to a dynamic one. */
     if (!s->scale_rule.dynamic || !was_dynamic)
@@ -121,12 +123,53 @@ static void warn_changes(const mpt_session_t *s, const mpt_checkpoint_meta_t *me
     if (s->boot->rank == 0 && mpt_checkpoint_get(meta->text, "compute", text, sizeof text) &&
         strcmp(text, compute) != 0)
         mpt_log_warn(&s->log, "%s was trained in %s; from here on it is %s", meta->path, text, compute);
+    if (s->boot->rank == 0 && meta->ranks != s->boot->ranks &&
+        s->config.train.reproducible != MPT_REPRODUCIBLE_WORLD)
+        mpt_log_warn(&s->log,
+                     "%s was saved by %d rank%s; with %d sums round otherwise from here on (not under "
+                     "train.reproducible = world)",
+                     meta->path, meta->ranks, meta->ranks > 1 ? "s" : "", s->boot->ranks);
+}
+
+/* The average starts where the weights are. */
+static mpt_status_t start_ema(mpt_session_t *s)
+{
+    mpt_state_t *state = &s->memory.state;
+    const mpt_layout_t *layout = &s->memory.layout;
+    const mpt_held_t *from = state->master.data != NULL ? &state->master : &state->working;
+    mpt_status_t status = MPT_OK;
+    for (int u = 0; u < layout->unit_count && state->ema.data != NULL && status == MPT_OK; u++) {
+        int whole = state->ema.hold == MPT_HOLD_ALL;
+        status = mpt_cast(&s->kernels,
+                          &(mpt_cast_t){.dst_dtype = MPT_F32,
+                                        .src_dtype = from->dtype,
+                                        .count = mpt_held_unit_count(layout, &state->ema, u),
+                                        .dst = mpt_held_unit(layout, &state->ema, u),
+                                        .src = whole ? mpt_held_unit(layout, from, u)
+                                                     : mpt_held_slice(state, from, u)},
+                          s->stream);
+    }
+    return status;
+}
+
+static mpt_status_t load_state(mpt_session_t *s, const mpt_checkpoint_meta_t *meta)
+{
+    const unsigned wanted = 1u << MPT_KIND_MASTER | 1u << MPT_KIND_M | 1u << MPT_KIND_V, ema = 1u << MPT_KIND_EMA;
+    int with_ema = s->memory.state.ema.data != NULL, has_ema = (mpt_checkpoint_kinds(meta) & ema) != 0;
+    mpt_checkpoint_sink_t sink = mpt_checkpoint_state_sink(&s->memory.state);
+    mpt_status_t status =
+        mpt_checkpoint_load(meta, &s->memory.layout, wanted | (with_ema && has_ema ? ema : 0), &sink, &s->log);
+    if (status != MPT_OK || !with_ema || has_ema)
+        return status;
+    if (s->boot->rank == 0)
+        mpt_log_warn(&s->log, "%s holds no average of the weights: train.ema starts from the weights of step %" PRId64,
+                     meta->path, meta->step);
+    return start_ema(s);
 }
 
 static mpt_status_t load_own(mpt_session_t *s, const char *path, int *other_model_p)
 {
     mpt_checkpoint_meta_t meta;
-    float *const arrays[MPT_KIND_COUNT] = {s->memory.state.master, s->memory.state.m, s->memory.state.v};
     *other_model_p = 0;
     mpt_status_t status = mpt_checkpoint_read_meta(path, &s->log, &meta);
     if (status != MPT_OK)
@@ -134,7 +177,7 @@ static mpt_status_t load_own(mpt_session_t *s, const char *path, int *other_mode
     status = check_model(s, &meta);
     *other_model_p = status != MPT_OK;
     if (status == MPT_OK)
-        status = mpt_checkpoint_load(&meta, &s->memory.layout, arrays, &s->log);
+        status = load_state(s, &meta);
     if (status == MPT_OK)
         status = read_progress(s, &meta);
     if (status == MPT_OK)
@@ -197,34 +240,60 @@ static mpt_status_t try_candidates(mpt_session_t *s, const candidates_t *c)
 
 /* ---- fresh weights ------------------------------------------------------------------------------------- */
 
-#define DRAW_CHUNK ((int64_t)65536)
+#define CHUNK ((int64_t)16384)
 
-typedef struct draw {
+/* Weights come in chunks, from several threads at once, and go to what this rank holds of them. */
+typedef struct fill {
     mpt_session_t *session;
-    int tensor;
-} draw_t;
+    mpt_checkpoint_sink_t sink;
+    mpt_llmc_t *file; /* NULL: drawn */
+    mpt_extent_t extent;
+    atomic_int status;
+} fill_t;
 
-static void draw_chunk(void *ctx, int task, int worker)
+static void fill_chunk(void *ctx, int task, int worker)
 {
-    draw_t *draw = ctx;
-    const mpt_layout_t *layout = &draw->session->memory.layout;
-    int64_t count = mpt_tensor_count(&layout->tensors[draw->tensor]), first = task * DRAW_CHUNK;
-    int64_t n = count - first < DRAW_CHUNK ? count - first : DRAW_CHUNK;
+    fill_t *fill = ctx;
+    mpt_session_t *s = fill->session;
+    const mpt_layout_t *layout = &s->memory.layout;
+    int64_t at = task * CHUNK, left = fill->extent.count - at, n = left < CHUNK ? left : CHUNK;
+    int64_t first = fill->extent.first + at;
+    float values[CHUNK];
+    mpt_status_t status = MPT_OK;
     (void)worker;
-    mpt_gpt2_init(&draw->session->memory.model.shape, layout->tensors, draw->tensor,
-                  draw->session->config.train.seed, first, n,
-                  draw->session->memory.state.master + mpt_layout_at(layout, draw->tensor) + first);
+    if (fill->file != NULL)
+        status = mpt_llmc_read(fill->file, fill->extent.tensor, first, n, values);
+    else
+        mpt_gpt2_init(&s->memory.model.shape, layout->tensors, fill->extent.tensor, s->config.train.seed, first, n,
+                      values);
+    if (status == MPT_OK)
+        status = fill->sink.put(fill->sink.ctx, MPT_KIND_MASTER, fill->extent.tensor, first, n, values);
+    if (status != MPT_OK)
+        atomic_store(&fill->status, (int)status);
 }
 
-static mpt_status_t draw_weights(mpt_session_t *s)
+static mpt_status_t fill_weights(mpt_session_t *s, mpt_llmc_t *file)
 {
     const mpt_layout_t *layout = &s->memory.layout;
-    for (int t = 0; t < layout->tensor_count; t++) {
-        draw_t draw = {.session = s, .tensor = t};
-        int64_t count = mpt_tensor_count(&layout->tensors[t]);
-        mpt_pool_run(s->pool, draw_chunk, &draw, (int)((count + DRAW_CHUNK - 1) / DRAW_CHUNK));
-    }
-    return MPT_OK;
+    fill_t fill = {.session = s, .sink = mpt_checkpoint_state_sink(&s->memory.state), .file = file};
+    int pieces, index;
+    mpt_state_owned(&s->memory.state, &pieces, &index);
+    atomic_init(&fill.status, MPT_OK);
+    for (int t = 0; t < layout->tensor_count; t++)
+        if (mpt_layout_extent(layout, pieces, index, t, &fill.extent))
+            mpt_pool_run(s->pool, fill_chunk, &fill, (int)((fill.extent.count + CHUNK - 1) / CHUNK));
+    return (mpt_status_t)atomic_load(&fill.status);
+}
+
+static mpt_status_t read_model(mpt_session_t *s)
+{
+    mpt_llmc_t *file;
+    mpt_status_t status = mpt_llmc_open(s->config.model.init, &s->memory.model.shape, &s->log, &file);
+    if (status != MPT_OK)
+        return status;
+    status = fill_weights(s, file);
+    mpt_llmc_close(file);
+    return status;
 }
 
 static mpt_status_t start_fresh(mpt_session_t *s, int fresh_over)
@@ -239,10 +308,19 @@ static mpt_status_t start_fresh(mpt_session_t *s, int fresh_over)
         return MPT_ERR_CONFIG;
     }
     mpt_loss_scale_init(&s->progress.scale, &s->scale_rule);
-    if (s->config.model.init[0] != '\0')
-        return mpt_llmc_read(s->config.model.init, &s->memory.model.shape, &s->memory.layout, &s->log,
-                             s->memory.state.master);
-    return draw_weights(s);
+    mpt_status_t status = s->config.model.init[0] != '\0' ? read_model(s) : fill_weights(s, NULL);
+    return status == MPT_OK ? start_ema(s) : status;
+}
+
+mpt_status_t mpt_session_refresh(mpt_session_t *s)
+{
+    mpt_state_t *state = &s->memory.state;
+    mpt_stochastic_t rounding = {.seed = s->config.train.seed, .step = (uint64_t)s->progress.rounded};
+    int stochastic = s->config.precision.rounding == MPT_ROUNDING_STOCHASTIC && s->progress.rounded > 0;
+    mpt_status_t status = MPT_OK;
+    if (state->master.data != NULL)
+        status = mpt_state_refresh(state, &state->master, stochastic ? &rounding : NULL, &s->kernels, s->stream);
+    return status == MPT_OK ? mpt_gather_updated(&s->gather) : status;
 }
 
 mpt_status_t mpt_restore(mpt_session_t *s, const char *resume, int fresh_over)
@@ -259,7 +337,7 @@ mpt_status_t mpt_restore(mpt_session_t *s, const char *resume, int fresh_over)
     else
         status = mpt_session_vote(s, start_fresh(s, fresh_over));
     if (status == MPT_OK)
-        status = mpt_state_refresh(&s->memory.state, &s->kernels, s->stream);
+        status = mpt_session_refresh(s);
     s->first_step = s->progress.step + 1;
     return status;
 }

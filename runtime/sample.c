@@ -1,11 +1,11 @@
 /*
  * Text from a model: the whole window forward for each token, the last row's logits, one draw.
  */
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "export.h"
 #include "llmc.h"
 #include "numeric.h"
 #include "philox.h"
@@ -127,7 +127,8 @@ static mpt_status_t sample_from(mpt_gpt2_t *model, const mpt_sample_params_t *pa
     const mpt_gpt2_shape_t shape = model->shape;
     sampler_t sampler = {.model = model, .params = params, .text = mpt_text_for_vocab(shape.vocab)};
     if (sampler.text == NULL) {
-        mpt_log_error(log, "no tokeniser is built for a vocabulary of %lld; bytes (256) is",
+        mpt_log_error(log,
+                      "cannot turn tokens of a vocabulary of %lld into text; only bytes (a vocabulary of 256) are built",
                       (long long)shape.vocab);
         return MPT_ERR_CONFIG;
     }
@@ -146,6 +147,10 @@ static mpt_status_t sample_from(mpt_gpt2_t *model, const mpt_sample_params_t *pa
 
 mpt_status_t mpt_session_sample(mpt_session_t *s, const mpt_sample_params_t *params)
 {
+    if (params->ema) {
+        mpt_log_error(&s->log, "a session samples from its working weights; the EMA is sampled from a checkpoint");
+        return MPT_ERR_CONFIG;
+    }
     return sample_from(&s->memory.model, params, &s->log);
 }
 
@@ -168,6 +173,8 @@ typedef struct reader {
     mpt_gpt2_t model;
     mpt_kernels_t kernels;
     mpt_arena_t arena;
+    void *working, *scratch;
+    size_t scratch_bytes;
 } reader_t;
 
 static mpt_status_t read_shape(reader_t *r, const char *path)
@@ -218,58 +225,98 @@ static mpt_status_t open_device(reader_t *r)
 }
 
 /* Cut the model's memory; called on a counting arena, then on the real one. */
-static void *cut_reader(reader_t *r, mpt_arena_t *arena, void **working_p, void **scratch_p, size_t *scratch_bytes_p)
+static void cut_reader(reader_t *r, mpt_arena_t *arena)
 {
     mpt_kernels_limits_t limits;
     mpt_gpt2_limits(&r->model.shape, r->model.compute, &limits);
-    *scratch_bytes_p = mpt_kernels_scratch_bytes(mpt_kernels_find("cpu"), r->isa,
-                                                 r->place.threads, &limits);
+    r->scratch_bytes =
+        mpt_kernels_scratch_bytes(mpt_kernels_find("cpu"), r->isa, r->place.threads, &limits);
     mpt_gpt2_cut(&r->model, arena);
-    *scratch_p = mpt_arena_cut(arena, MPT_USE_SCRATCH, *scratch_bytes_p);
-    *working_p = mpt_arena_cut(arena, MPT_USE_WEIGHTS,
-                               (size_t)r->layout.total * mpt_dtype_bytes(r->model.compute));
-    return mpt_arena_cut(arena, MPT_USE_MASTERS, (size_t)r->layout.total * sizeof(float));
+    r->scratch = mpt_arena_cut(arena, MPT_USE_SCRATCH, r->scratch_bytes);
+    r->working =
+        mpt_arena_cut(arena, MPT_USE_WEIGHTS, (size_t)r->layout.total * mpt_dtype_bytes(r->model.compute));
 }
 
-static mpt_status_t open_model(reader_t *r, const char *path)
+static mpt_status_t open_memory(reader_t *r)
 {
     mpt_gpt2_shape_t shape = mpt_memory_shape(&r->config);
     mpt_kernels_limits_t limits;
     mpt_arena_t counting;
-    mpt_tensor_t *tensors;
-    void *working, *scratch;
-    size_t scratch_bytes;
     shape.batch = 1;
-    tensors = calloc((size_t)mpt_gpt2_tensor_count(&shape), sizeof *tensors);
-    if (tensors == NULL)
-        return MPT_ERR_NO_MEMORY;
-    mpt_gpt2_tensors(&shape, tensors);
-    mpt_status_t status = mpt_layout_build(tensors, mpt_gpt2_tensor_count(&shape), 1, &r->layout);
-    free(tensors);
+    mpt_status_t status = mpt_export_layout(&shape, &r->layout);
     if (status == MPT_OK)
-        status = mpt_gpt2_create(&r->model, &shape, r->config.precision.compute);
+        status = mpt_gpt2_create(&r->model, &shape, r->config.precision.compute, MPT_GPT2_KEEP);
     if (status != MPT_OK)
         return status;
     mpt_arena_init_counting(&counting);
-    cut_reader(r, &counting, &working, &scratch, &scratch_bytes);
+    cut_reader(r, &counting);
     status = mpt_arena_init(&r->arena, r->device, MPT_MEM_PRIVATE, counting.used);
     if (status != MPT_OK)
         return status;
-    float *master = cut_reader(r, &r->arena, &working, &scratch, &scratch_bytes);
+    cut_reader(r, &r->arena);
     mpt_gpt2_limits(&shape, r->model.compute, &limits);
-    status = mpt_kernels_init(&r->kernels, mpt_kernels_find("cpu"), r->device, &r->log, r->isa,
-                              scratch, scratch_bytes, &limits);
     r->model.kernels = &r->kernels;
     r->model.stream = r->stream;
-    float *const arrays[MPT_KIND_COUNT] = {master, NULL, NULL};
-    if (status == MPT_OK)
-        status = r->is_checkpoint ? mpt_checkpoint_load(&r->meta, &r->layout, arrays, &r->log)
-                                  : mpt_llmc_read(path, &shape, &r->layout, &r->log, master);
-    mpt_state_t state = {.layout = &r->layout, .compute = r->model.compute, .working = working, .master = master};
-    if (status == MPT_OK)
-        status = mpt_state_refresh(&state, &r->kernels, r->stream);
     for (int t = 0; t < r->layout.tensor_count; t++)
-        r->model.params[t] = mpt_state_at(working, r->model.compute, mpt_layout_at(&r->layout, t));
+        r->model.params[t] = mpt_state_at(r->working, r->model.compute, mpt_layout_at(&r->layout, t));
+    return mpt_kernels_init(&r->kernels, mpt_kernels_find("cpu"), r->device, &r->log, r->isa, r->scratch,
+                            r->scratch_bytes, &limits);
+}
+
+/* Round to nearest into the working weights: what a run's own are, but for stochastic rounding. */
+static mpt_status_t put_weights(void *ctx, mpt_checkpoint_kind_t kind, int tensor, int64_t first, int64_t count,
+                                const float *values)
+{
+    reader_t *r = ctx;
+    (void)kind;
+    mpt_convert(mpt_state_at(r->model.params[tensor], r->model.compute, first), r->model.compute, values,
+                MPT_F32, count);
+    return MPT_OK;
+}
+
+static mpt_status_t read_checkpoint(reader_t *r, int ema)
+{
+    const mpt_checkpoint_sink_t sink = {.put = put_weights, .ctx = r};
+    unsigned kinds = 1u << (ema ? MPT_KIND_EMA : MPT_KIND_MASTER);
+    if ((mpt_checkpoint_kinds(&r->meta) & kinds) == 0) {
+        mpt_log_error(&r->log, "%s holds no EMA; it was trained with train.ema = 0", r->meta.path);
+        return MPT_ERR_CHECKPOINT;
+    }
+    return mpt_checkpoint_load(&r->meta, &r->layout, kinds, &sink, &r->log);
+}
+
+/* Pieces of this many elements, so that a copy in FP32 of all is not needed. */
+#define PIECE ((int64_t)1 << 18)
+
+static mpt_status_t read_llmc_tensors(reader_t *r, const mpt_llmc_t *file, float *piece)
+{
+    mpt_status_t status = MPT_OK;
+    for (int t = 0; t < r->layout.tensor_count; t++) {
+        int64_t count = mpt_tensor_count(&r->layout.tensors[t]);
+        for (int64_t first = 0; first < count && status == MPT_OK; first += PIECE) {
+            int64_t n = count - first < PIECE ? count - first : PIECE;
+            status = mpt_llmc_read(file, t, first, n, piece);
+            if (status == MPT_OK)
+                status = put_weights(r, MPT_KIND_MASTER, t, first, n, piece);
+        }
+    }
+    return status;
+}
+
+static mpt_status_t read_llmc(reader_t *r, const char *path, int ema)
+{
+    mpt_llmc_t *file;
+    if (ema) {
+        mpt_log_error(&r->log, "%s holds no EMA beside its weights; a checkpoint may", path);
+        return MPT_ERR_CHECKPOINT;
+    }
+    mpt_status_t status = mpt_llmc_open(path, &r->model.shape, &r->log, &file);
+    if (status != MPT_OK)
+        return status;
+    float *piece = malloc(PIECE * sizeof *piece);
+    status = piece != NULL ? read_llmc_tensors(r, file, piece) : MPT_ERR_NO_MEMORY;
+    free(piece);
+    mpt_llmc_close(file);
     return status;
 }
 
@@ -301,7 +348,9 @@ mpt_status_t mpt_sample(const char *checkpoint, const mpt_sample_params_t *param
     if (status == MPT_OK)
         status = open_device(r);
     if (status == MPT_OK)
-        status = open_model(r, checkpoint);
+        status = open_memory(r);
+    if (status == MPT_OK)
+        status = r->is_checkpoint ? read_checkpoint(r, params->ema) : read_llmc(r, checkpoint, params->ema);
     if (status == MPT_OK)
         status = sample_from(&r->model, params, &r->log);
     close_reader(r);

@@ -1,26 +1,39 @@
-#include <inttypes.h>
 #include <stdio.h>
 
+#include "save_meta.h"
 #include "session.h"
 
-/* The session's part of a checkpoint's meta. Doubles in hexadecimal: they read back exactly. */
-static void write_meta(const mpt_session_t *s, char *out, size_t bytes)
+/* The session's part of the meta. */
+static mpt_save_meta_t describe(const mpt_session_t *s)
 {
+    static const char *const shards[] = {"ddp", "zero1", "zero2", "zero3", "hsdp"};
     const mpt_config_t *config = &s->config;
     const mpt_progress_t *p = &s->progress;
-    snprintf(out, bytes,
-             "arch = %s\nlayers = %" PRId64 "\nheads = %" PRId64 "\ndim = %" PRId64 "\ncontext = %" PRId64
-             "\nvocab = %" PRId64 "\nparameters = %" PRId64 "\ncompute = %s\nseed = %" PRIu64
-             "\nglobal_batch = %" PRId64 "\nsequence = %" PRId64 "\norder = %s\n"
-             "applied = %" PRId64 "\nposition = %" PRId64 "\ntokens = %" PRId64
-             "\nscale = %a\nscale_dynamic = %d\nscale_clean = %" PRId64 "\nscale_hits = %" PRId64
-             "\nconsecutive_skips = %" PRId64 "\n",
-             config->model.arch, config->model.layers, config->model.heads, config->model.dim,
-             config->model.context, config->model.vocab, s->memory.layout.parameters,
-             mpt_dtype_name(config->precision.compute), config->train.seed, config->train.global_batch,
-             config->data.sequence, config->data.order == MPT_ORDER_SHUFFLED ? "shuffled" : "sequential",
-             p->applied, p->position, p->tokens, p->scale.scale, s->scale_rule.dynamic, p->scale.clean,
-             p->scale.hits, p->scale.consecutive_skips);
+    mpt_save_meta_t meta = {.layers = config->model.layers,
+                            .heads = config->model.heads,
+                            .dim = config->model.dim,
+                            .context = config->model.context,
+                            .vocab = config->model.vocab,
+                            .parameters = s->memory.layout.parameters,
+                            .seed = config->train.seed,
+                            .global_batch = config->train.global_batch,
+                            .sequence = config->data.sequence,
+                            .applied = p->applied,
+                            .position = p->position,
+                            .tokens = p->tokens,
+                            .rounded = p->rounded,
+                            .scale = p->scale.scale,
+                            .scale_dynamic = s->scale_rule.dynamic,
+                            .scale_clean = p->scale.clean,
+                            .scale_hits = p->scale.hits,
+                            .consecutive_skips = p->scale.consecutive_skips,
+                            .known = UINT32_MAX};
+    snprintf(meta.arch, sizeof meta.arch, "%s", config->model.arch);
+    snprintf(meta.compute, sizeof meta.compute, "%s", mpt_dtype_name(config->precision.compute));
+    snprintf(meta.shard, sizeof meta.shard, "%s", shards[config->parallel.shard]);
+    snprintf(meta.order, sizeof meta.order, "%s",
+             config->data.order == MPT_ORDER_SHUFFLED ? "shuffled" : "sequential");
+    return meta;
 }
 
 mpt_status_t mpt_save_begin(mpt_session_t *s)
@@ -31,8 +44,9 @@ mpt_status_t mpt_save_begin(mpt_session_t *s)
     mpt_status_t status = mpt_save_settle(s, &outcome, &step);
     if (status != MPT_OK)
         return status;
-    write_meta(s, meta, sizeof meta);
-    mpt_checkpoint_begin(s->saver, &s->memory.state, s->progress.step, meta);
+    mpt_save_meta_t described = describe(s);
+    mpt_save_meta_write(&described, meta, sizeof meta);
+    mpt_checkpoint_begin(s->saver, s->progress.step, meta);
     return MPT_OK;
 }
 
@@ -42,18 +56,11 @@ static int end_save(mpt_session_t *s, int commit, int64_t *step_p)
     return mpt_checkpoint_finish(s->saver, commit) == MPT_OK && commit ? 1 : -1;
 }
 
-int mpt_save_poll(mpt_session_t *s, int64_t *step_p)
+int mpt_save_poll(mpt_session_t *s, const mpt_verdict_t *verdict, int64_t *step_p)
 {
-    int failed = 0;
-    if (mpt_checkpoint_step(s->saver) < 0)
+    if (mpt_checkpoint_step(s->saver) < 0 || !verdict->saves_ended)
         return 0;
-    for (int r = 0; r < s->boot->ranks; r++) {
-        uint32_t progress = s->memory.records[r].save;
-        if (progress != MPT_SAVE_SYNCED && progress != MPT_SAVE_FAILED)
-            return 0;
-        failed |= progress == MPT_SAVE_FAILED;
-    }
-    return end_save(s, !failed, step_p);
+    return end_save(s, !verdict->save_failed, step_p);
 }
 
 /* Disks differ: a rank whose write is done waits this much longer for the others than in a step. */
@@ -62,7 +69,7 @@ int mpt_save_poll(mpt_session_t *s, int64_t *step_p)
 /* One byte of every rank over the run's communicator; the worst comes back. */
 static mpt_status_t vote_by_comm(mpt_session_t *s, uint8_t own, uint8_t *worst_p)
 {
-    uint8_t *all = (uint8_t *)s->memory.records;
+    uint8_t *all = s->memory.votes;
     double limit = s->comm->timeout_s;
     s->comm->what = "vote on a checkpoint";
     s->comm->timeout_s = limit > 0.0 ? limit + SAVE_GRACE_S : 0.0;

@@ -82,14 +82,57 @@ mpt_status_t mpt_session_vote(mpt_session_t *s, mpt_status_t own)
     return heard ? worst : MPT_ERR_COMM;
 }
 
-/* Collective where the communicator is whole: peers may still be reading this rank's memory. */
+double mpt_session_comm_seconds(const mpt_session_t *s)
+{
+    mpt_traffic_t traffic;
+    mpt_session_traffic(s, &traffic);
+    return traffic.seconds;
+}
+
+int mpt_session_comms(const mpt_session_t *s, mpt_comm_t *comms[3])
+{
+    int count = 0;
+    if (s->across != NULL)
+        comms[count++] = s->across;
+    if (s->group != NULL && s->group != s->comm)
+        comms[count++] = s->group;
+    if (s->comm != NULL)
+        comms[count++] = s->comm;
+    return count;
+}
+
+void mpt_session_traffic(const mpt_session_t *s, mpt_traffic_t *traffic_p)
+{
+    mpt_comm_t *comms[3];
+    mpt_traffic_t traffic = {0};
+    for (int i = mpt_session_comms(s, comms) - 1; i >= 0; i--) {
+        traffic.collectives += comms[i]->stats.calls;
+        traffic.bytes_sent += comms[i]->stats.bytes_sent;
+        traffic.seconds += comms[i]->stats.seconds;
+    }
+    *traffic_p = traffic;
+}
+
+void mpt_session_abort(mpt_session_t *s, const char *reason)
+{
+    mpt_comm_t *comms[3];
+    for (int i = mpt_session_comms(s, comms) - 1; i >= 0; i--)
+        mpt_comm_abort(comms[i], reason);
+    if (s->consensus != NULL)
+        mpt_consensus_abort(s->consensus, reason);
+}
+
+/* Collective where the communicators are whole: peers may still be reading this rank's memory. */
 static void close_comm(mpt_session_t *s)
 {
-    if (s->comm == NULL)
-        return;
-    if (s->registration != NULL)
-        mpt_comm_deregister(s->comm, s->registration);
-    mpt_comm_destroy(s->comm);
+    mpt_comm_t *comms[3];
+    int count = mpt_session_comms(s, comms);
+    mpt_consensus_destroy(s->consensus);
+    for (int i = 0; i < count; i++) {
+        if (s->registration[i] != NULL)
+            mpt_comm_deregister(comms[i], s->registration[i]);
+        mpt_comm_destroy(comms[i]);
+    }
 }
 
 void mpt_session_close(mpt_session_t *s)
@@ -146,40 +189,6 @@ void mpt_session_info(const mpt_session_t *s, mpt_session_info_t *info_p)
         .metrics_path = s->metrics != NULL ? mpt_metrics_path(s->metrics) : ""};
 }
 
-/* The flat array that `kind` names, and its type. */
-static const void *kind_array(const mpt_state_t *state, const char *kind, mpt_dtype_t *dtype_p)
-{
-    *dtype_p = MPT_F32;
-    if (strcmp(kind, "master") == 0)
-        return state->master;
-    if (strcmp(kind, "m") == 0)
-        return state->m;
-    if (strcmp(kind, "v") == 0)
-        return state->v;
-    if (strcmp(kind, "accumulator") == 0)
-        return state->accumulator;
-    *dtype_p = state->wire;
-    if (strcmp(kind, "grad") == 0)
-        return state->gradient;
-    *dtype_p = state->compute;
-    return strcmp(kind, "working") == 0 ? state->working : NULL;
-}
-
-int64_t mpt_session_tensor(const mpt_session_t *s, const char *name, const char *kind, float *out,
-                           int64_t capacity)
-{
-    mpt_dtype_t dtype;
-    const mpt_layout_t *layout = &s->memory.layout;
-    const void *array = kind_array(&s->memory.state, kind, &dtype);
-    int tensor = mpt_layout_find(layout, name);
-    if (tensor < 0 || array == NULL)
-        return -1;
-    int64_t count = mpt_tensor_count(&layout->tensors[tensor]);
-    const char *at = (const char *)array + mpt_layout_at(layout, tensor) * (int64_t)mpt_dtype_bytes(dtype);
-    mpt_convert(out, MPT_F32, at, dtype, count < capacity ? count : capacity);
-    return count;
-}
-
 int mpt_session_profile(mpt_session_t *s, mpt_profile_row_t *rows, int capacity, int reset)
 {
     int count = 0;
@@ -196,3 +205,4 @@ int mpt_session_profile(mpt_session_t *s, mpt_profile_row_t *rows, int capacity,
     }
     return count;
 }
+

@@ -10,7 +10,9 @@
 #include "checkpoint.h"
 #include "comm.h"
 #include "config.h"
+#include "consensus.h"
 #include "data.h"
+#include "gather.h"
 #include "inject.h"
 #include "loss_scale.h"
 #include "memory.h"
@@ -20,6 +22,7 @@
 #include "place.h"
 #include "pool.h"
 #include "reducer.h"
+#include "replica.h"
 
 /* Where the run stands; saved whole in checkpoints. */
 typedef struct mpt_progress {
@@ -27,6 +30,7 @@ typedef struct mpt_progress {
     int64_t applied;  /* optimizer steps among them */
     int64_t position; /* samples consumed: where the next step's first one stands in the endless order */
     int64_t tokens;
+    int64_t rounded;  /* the data step of the last update: it keys stochastic rounding */
     mpt_loss_scale_t scale;
 } mpt_progress_t;
 
@@ -54,9 +58,13 @@ struct mpt_session {
     size_t planned_bytes;
     mpt_memory_t memory;
     mpt_kernels_t kernels;
-    mpt_comm_t *comm;
-    void *registration;
+    mpt_comm_t *comm;                /* all ranks */
+    mpt_comm_t *group, *across;      /* hsdp: children of it; else group is comm itself and across NULL */
+    void *registration[3];           /* of the peer arena, with comm, group, across */
+    mpt_consensus_t *consensus;
     mpt_reducer_t reducer;
+    mpt_gather_t gather;
+    uint64_t run;                    /* see checkpoint.h */
     mpt_loss_scale_rule_t scale_rule;
     mpt_progress_t progress;
     int64_t first_step;
@@ -73,6 +81,12 @@ struct mpt_session {
     double pace_ms;            /* smoothed step time */
 };
 
+/** The session's communicators, children first; returns their number. */
+int mpt_session_comms(const mpt_session_t *session, mpt_comm_t *comms[3]);
+/** Make every rank's collectives fail soon, on all of the session's communicators. Local. */
+void mpt_session_abort(mpt_session_t *session, const char *reason);
+/** Wall time inside this session's collectives so far. */
+double mpt_session_comm_seconds(const mpt_session_t *session);
 /** Every rank's status in, the worst out; errors held are said by the first rank that has it. Collective over the boot: for open and
  *  restore. */
 mpt_status_t mpt_session_vote(mpt_session_t *session, mpt_status_t own);
@@ -87,12 +101,15 @@ mpt_status_t mpt_step_run(mpt_session_t *session, mpt_step_report_t *report_p);
 /** Read and check the next step's samples into the free slot; the status is kept in data_status. Local. */
 void mpt_step_read_ahead(mpt_session_t *session);
 
+/** mpt_session_validate with the average of the weights in their place. Collective. */
+mpt_status_t mpt_validate_ema(mpt_session_t *session, double *loss_p);
+
 /* save.c: checkpoints */
 
 /** Begin a save of the state as it is. A save in flight is settled first. Collective. */
 mpt_status_t mpt_save_begin(mpt_session_t *session);
-/** Look at the gathered records for a save in flight; ends it when all ranks are done. Returns 1: committed, -1: failed, 0: nothing ended. *step_p: of the save. */
-int mpt_save_poll(mpt_session_t *session, int64_t *step_p);
+/** See in a step's verdict whether every rank is done with the save in flight; ends it then. Returns 1: committed, -1: failed, 0: nothing ended. *step_p: of the save. */
+int mpt_save_poll(mpt_session_t *session, const mpt_verdict_t *verdict, int64_t *step_p);
 /** Wait for the save in flight and end it by a vote. Collective. As mpt_save_poll in *outcome_p. */
 mpt_status_t mpt_save_settle(mpt_session_t *session, int *outcome_p, int64_t *step_p);
 
@@ -100,6 +117,8 @@ mpt_status_t mpt_save_settle(mpt_session_t *session, int *outcome_p, int64_t *st
 
 /** Start from a checkpoint, a model file, or random weights, as asked; collective, votes. `resume` as in mpt_session_params_t. */
 mpt_status_t mpt_restore(mpt_session_t *session, const char *resume, int fresh_over);
+/** Bring the working weights to where the masters are, as the last update rounded them. Collective. */
+mpt_status_t mpt_session_refresh(mpt_session_t *session);
 /** The model's numbers in a checkpoint's meta into a config; 1 if all are there. */
 int mpt_restore_model_config(const mpt_checkpoint_meta_t *meta, mpt_config_t *config);
 /** `path` itself if it is a checkpoint folder, else the newest checkpoint in it; MPT_ERR_CHECKPOINT (logged) if there is none. */

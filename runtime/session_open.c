@@ -1,10 +1,15 @@
 /*
  * Opening a session, stage by stage; every rank votes after each, so that a failure on one ends all.
  */
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "numeric.h"
 #include "session.h"
+#include "step.h"
 
 /* ---- stage 1: the config ------------------------------------------------------------------------------- */
 
@@ -104,6 +109,7 @@ static mpt_status_t choose_backends(mpt_session_t *s)
     mpt_status_t status = mpt_session_isa(env, &s->log, &own);
     p->config = &s->config;
     p->ranks = s->boot->ranks;
+    p->rank = s->boot->rank;
     p->comm_backend = env->comm[0] != '\0' ? env->comm : mpt_comm_choose(s->boot);
     p->kernel_ops = mpt_kernels_find(env->kernels[0] != '\0' ? env->kernels : "cpu");
     mpt_status_t agreed = agree_on_isa(s, own, &p->isa);
@@ -131,6 +137,39 @@ static mpt_status_t open_device(mpt_session_t *s)
 
 /* ---- stage 3: memory, communicator, kernels -------------------------------------------------------------- */
 
+/* What MPT_MEMORY grants a rank; SIZE_MAX: no cap. 0: malformed. */
+static size_t granted_bytes(const char *text)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    if (text[0] == '\0')
+        return SIZE_MAX;
+    double value = strtod(text, &end);
+    const char *unit = *end != '\0' ? strchr(units, *end) : NULL;
+    if (unit != NULL) {
+        value *= (double)((size_t)1024 << 10 * (unit - units));
+        end++;
+    }
+    return end == text || *end != '\0' || !(value >= 1.0 && value < 0x1p60) ? 0 : (size_t)value;
+}
+
+static mpt_status_t check_fits(const mpt_session_t *s)
+{
+    size_t granted = granted_bytes(s->environment.memory);
+    if (granted == 0) {
+        mpt_log_error(&s->log, "MPT_MEMORY=%s: not a number of bytes, as 8G", s->environment.memory);
+        return MPT_ERR_CONFIG;
+    }
+    if (s->planned_bytes <= granted)
+        return MPT_OK;
+    mpt_log_error(&s->log,
+                  "this run needs %.1f MiB a rank, and MPT_MEMORY=%s grants it %.1f MiB: see what fits with mpt-ddp "
+                  "plan --ranks %d --memory %s",
+                  (double)s->planned_bytes / 0x1p20, s->environment.memory, (double)granted / 0x1p20,
+                  s->boot->ranks, s->environment.memory);
+    return MPT_ERR_NO_MEMORY;
+}
+
 /* Count, allocate exactly that, cut again. */
 static mpt_status_t open_memory(mpt_session_t *s)
 {
@@ -142,7 +181,9 @@ static mpt_status_t open_memory(mpt_session_t *s)
     mpt_arena_init_counting(&peer_count);
     mpt_memory_cut(&s->memory, &s->memory_params, &private_count, &peer_count);
     s->planned_bytes = private_count.used + peer_count.used;
-    status = mpt_arena_init(&s->private_arena, s->device, MPT_MEM_PRIVATE, private_count.used);
+    status = check_fits(s);
+    if (status == MPT_OK)
+        status = mpt_arena_init(&s->private_arena, s->device, MPT_MEM_PRIVATE, private_count.used);
     if (status == MPT_OK)
         status = mpt_arena_init(&s->peer_arena, s->device, MPT_MEM_PEER, peer_count.used);
     if (status == MPT_OK)
@@ -161,9 +202,63 @@ static mpt_status_t open_comm(mpt_session_t *s)
                                              .yield = s->place.yield,
                                              .scratch = s->memory.comm_scratch},
                         &s->comm);
-    if (status != MPT_OK)
-        return status;
-    return mpt_comm_register(s->comm, &s->peer_arena.mem, &s->registration);
+    s->group = s->comm;
+    return status;
+}
+
+/* hsdp: the ranks of this rank's copy, and those that hold the same slice. */
+static mpt_status_t open_groups(mpt_session_t *s)
+{
+    int k = s->memory.layout.group, rank = s->boot->rank;
+    if (s->memory.state.params.shard != MPT_SHARD_HSDP)
+        return MPT_OK;
+    s->group = NULL;
+    mpt_status_t status = mpt_comm_split(s->comm, rank / k, rank, &s->group);
+    if (status == MPT_OK)
+        status = mpt_comm_split(s->comm, rank % k, rank, &s->across);
+    return status;
+}
+
+static mpt_status_t open_registration(mpt_session_t *s)
+{
+    mpt_comm_t *comms[3];
+    int count = mpt_session_comms(s, comms);
+    mpt_status_t status = MPT_OK;
+    for (int i = 0; i < count && status == MPT_OK; i++)
+        status = mpt_comm_register(comms[i], &s->peer_arena.mem, &s->registration[i]);
+    return status;
+}
+
+static mpt_status_t open_consensus(mpt_session_t *s)
+{
+    const mpt_layout_t *layout = &s->memory.layout;
+    if (s->config.train.check_every > 0 && s->boot->rank == 0 &&
+        mpt_replica_sets(layout, s->memory.state.params.shard) == layout->ranks)
+        mpt_log_warn(&s->log, "train.check_every: no two ranks hold the same here, there is nothing to compare");
+    return mpt_consensus_create(
+        &(mpt_consensus_params_t){
+            .comm = s->comm,
+            .fold = {.ranks = layout->ranks,
+                     .group = layout->group,
+                     .replicas = mpt_replica_sets(layout, s->memory.state.params.shard)},
+            .local_ranks = s->boot->local_ranks,
+            .local_rank = s->boot->local_rank,
+            .fold_above = MPT_CONSENSUS_FOLD_ABOVE,
+            .memory = s->memory.consensus},
+        &s->consensus);
+}
+
+static void open_reducer(mpt_session_t *s)
+{
+    const mpt_state_params_t *state = &s->memory.state.params;
+    int64_t contributed = state->reduce_micro ? 1 : state->micro_steps;
+    s->reducer = (mpt_reducer_t){.state = &s->memory.state,
+                                 .kernels = &s->kernels,
+                                 .group = s->group,
+                                 .across = s->across,
+                                 .stream = s->stream,
+                                 .divisor = mpt_reducer_divisor(state->wire, contributed, s->boot->ranks)};
+    mpt_gather_init(&s->gather, &s->memory.state, s->group, s->stream);
 }
 
 static mpt_status_t open_kernels(mpt_session_t *s)
@@ -176,13 +271,8 @@ static mpt_status_t open_kernels(mpt_session_t *s)
                                            s->memory.kernel_scratch_bytes, &limits);
     model->kernels = &s->kernels;
     model->stream = s->stream;
-    s->reducer = (mpt_reducer_t){
-        .state = &s->memory.state,
-        .kernels = &s->kernels,
-        .comm = s->comm,
-        .stream = s->stream,
-        .divisor = mpt_reducer_divisor(s->config.precision.reduce,
-                                       mpt_memory_micro_steps(&s->config, s->boot->ranks), s->boot->ranks)};
+    model->hooks = mpt_step_forward_hooks(s);
+    open_reducer(s);
     return status;
 }
 
@@ -223,15 +313,33 @@ static void fill_scale_rule(mpt_session_t *s)
         .max_skips = config->precision.max_skips};
 }
 
+/* A number that no other run has: rank 0's clock and process. */
+static mpt_status_t agree_on_run(mpt_session_t *s)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t own = mpt_hash_mix((uint64_t)now.tv_sec, (uint32_t)now.tv_nsec, (uint64_t)getpid());
+    uint64_t *all = calloc((size_t)s->boot->ranks, sizeof *all);
+    mpt_status_t status = MPT_ERR_NO_MEMORY;
+    if (all != NULL)
+        status = s->boot->ops->exchange(s->boot, &own, all, sizeof own);
+    if (status == MPT_OK)
+        s->run = all[0];
+    free(all);
+    return status;
+}
+
 static mpt_status_t open_files(mpt_session_t *s)
 {
     const mpt_config_t *config = &s->config;
     mpt_status_t status = mpt_checkpoint_create(
         &(mpt_checkpoint_params_t){.dir = config->checkpoint.dir,
                                    .keep = config->checkpoint.keep,
-                                   .layout = &s->memory.layout,
+                                   .state = &s->memory.state,
                                    .log = &s->log,
                                    .rank = s->boot->rank,
+                                   .run = s->run,
+                                   .pool = s->pool,
                                    .snapshot = s->memory.snapshot},
         &s->saver);
     if (status == MPT_OK && s->boot->rank == 0 && s->progress.step > 0)
@@ -274,9 +382,10 @@ typedef mpt_status_t (*stage_t)(mpt_session_t *session);
 
 static mpt_status_t open_stages(mpt_session_t *s, const mpt_session_params_t *params)
 {
-    static const stage_t before[] = {check_environment, choose_backends, open_device, open_memory,
-                                     open_comm,         open_kernels,    open_data};
-    static const stage_t after[] = {open_files, measure_peak, read_first_step};
+    static const stage_t before[] = {check_environment, choose_backends,   open_device,    open_memory,
+                                     open_comm,         open_groups,       open_registration,
+                                     open_consensus,    open_kernels,      open_data};
+    static const stage_t after[] = {agree_on_run, open_files, measure_peak, read_first_step};
     mpt_status_t status = mpt_session_vote(s, open_config(s, &params->config));
     for (size_t i = 0; i < sizeof before / sizeof *before && status == MPT_OK; i++)
         status = mpt_session_vote(s, before[i](s));

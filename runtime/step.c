@@ -2,22 +2,14 @@
  * One training step, top to bottom: forward and backward of every micro-step, the gradients reduced unit by
  * unit as the last backward finishes them, one consensus record, the verdict, the optimizer, the scale.
  */
+#include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
 #include "schedule.h"
-#include "session.h"
-
-typedef struct step {
-    mpt_session_t *session;
-    int64_t number;    /* from 1 */
-    int64_t micro;     /* micro-step under way */
-    int64_t micro_steps;
-    int64_t bad_micro; /* first whose activation gradients were not finite, or -1 */
-    double loss_sum;   /* this rank's */
-    double start_s, comm_start_s;
-} step_t;
+#include "step.h"
 
 static double now_s(void)
 {
@@ -26,108 +18,54 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- data ---------------------------------------------------------------------------------------- */
+/* ---- faults asked for ------------------------------------------------------------------------------ */
 
-void mpt_step_read_ahead(mpt_session_t *s)
+static void flip_bit(mpt_session_t *s)
 {
-    const mpt_config_t *config = &s->config;
-    int64_t batch = config->train.micro_batch, tokens = batch * config->data.sequence;
-    int64_t ranks = s->boot->ranks, micro_steps = mpt_memory_micro_steps(config, s->boot->ranks);
-    s->data_status = MPT_OK;
-    for (int64_t j = 0; j < micro_steps && s->data_status == MPT_OK; j++) {
-        int64_t first = s->progress.position + (j * ranks + s->boot->rank) * batch;
-        s->data_status = mpt_data_read(s->train, first, batch, s->memory.inputs[s->slot] + j * tokens,
-                                       s->memory.targets[s->slot] + j * tokens);
+    mpt_state_t *state = &s->memory.state;
+    const mpt_inject_t *inject = &s->inject;
+    const struct {
+        const char *name;
+        const mpt_held_t *held;
+    } arrays[] = {{"working", &state->working}, {"master", &state->master}, {"m", &state->m},
+                  {"v", &state->v},             {"ema", &state->ema}};
+    const mpt_layout_t *layout = &s->memory.layout;
+    mpt_extent_t extent;
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+        const mpt_held_t *held = arrays[i].held;
+        int whole = held->hold == MPT_HOLD_ALL;
+        if (strcmp(inject->array, arrays[i].name) != 0 || held->data == NULL ||
+            !mpt_layout_extent(layout, whole ? 1 : layout->group,
+                               whole ? 0 : mpt_layout_slice_of(layout, s->boot->rank), inject->tensor, &extent) ||
+            inject->element < extent.first || inject->element >= extent.first + extent.count)
+            continue;
+        uint8_t *at = mpt_held_at(state, held, extent.at + inject->element - extent.first);
+        at[inject->bit / 8 % (int64_t)mpt_dtype_bytes(held->dtype)] ^= (uint8_t)(1u << inject->bit % 8);
     }
 }
 
-/* ---- forward and backward -------------------------------------------------------------------------- */
-
-static void inject_overflow(step_t *step, int unit)
+static void inject_before(mpt_step_t *step)
 {
     mpt_session_t *s = step->session;
     const mpt_inject_t *inject = &s->inject;
-    const mpt_layout_t *layout = &s->memory.layout;
-    if (!inject->active || inject->rank != s->boot->rank || inject->step != step->number ||
-        inject->micro != step->micro || layout->tensors[inject->tensor].unit != unit)
+    if (inject->kind == MPT_INJECT_NONE || inject->rank != s->boot->rank || inject->step != step->number)
         return;
-    s->memory.state.accumulator[mpt_layout_at(layout, inject->tensor) + inject->element] = INFINITY;
-    step->bad_micro = step->bad_micro < 0 ? step->micro : step->bad_micro;
-}
-
-/* A unit's gradients of this micro-step are complete; after the last one they go to the wire. */
-static mpt_status_t unit_ready(void *ctx, int unit)
-{
-    step_t *step = ctx;
-    inject_overflow(step, unit);
-    if (step->micro < step->micro_steps - 1)
-        return MPT_OK;
-    return mpt_reducer_unit(&step->session->reducer, unit);
-}
-
-/* Whether this micro-step stayed finite: what reaches the embedding has passed through every layer. */
-static mpt_status_t check_micro_step(step_t *step)
-{
-    mpt_session_t *s = step->session;
-    mpt_gpt2_t *model = &s->memory.model;
-    mpt_status_t status =
-        mpt_grad_scan(&s->kernels,
-                      &(mpt_grad_scan_t){.dtype = model->compute,
-                                         .count = model->shape.batch * model->shape.seq * model->shape.dim,
-                                         .grad = model->dres,
-                                         .sumsq = s->memory.micro_sumsq,
-                                         .bad = s->memory.micro_bad},
-                      s->stream);
-    if (status == MPT_OK)
-        status = s->device->ops->stream_synchronize(s->device, s->stream);
-    if (status != MPT_OK)
-        return status;
-    step->loss_sum += *model->loss_sum;
-    if (step->bad_micro < 0 && (s->memory.micro_bad->count > 0 || !isfinite(*model->loss_sum)))
-        step->bad_micro = step->micro;
-    return MPT_OK;
-}
-
-static mpt_status_t micro_step(step_t *step, float seed)
-{
-    mpt_session_t *s = step->session;
-    mpt_gpt2_t *model = &s->memory.model;
-    int64_t tokens = model->shape.batch * model->shape.seq;
-    const uint32_t *inputs = s->memory.inputs[s->slot] + step->micro * tokens;
-    const uint32_t *targets = s->memory.targets[s->slot] + step->micro * tokens;
-    mpt_status_t status = mpt_gpt2_forward(model, inputs);
-    if (status == MPT_OK)
-        status = mpt_gpt2_loss(model, targets, seed, 1);
-    if (status == MPT_OK)
-        status = mpt_gpt2_backward(model, inputs, unit_ready, step);
-    if (status == MPT_OK)
-        status = check_micro_step(step);
-    return status;
-}
-
-static mpt_status_t compute(step_t *step)
-{
-    mpt_session_t *s = step->session;
-    const mpt_gpt2_shape_t *shape = &s->memory.model.shape;
-    float seed = (float)(s->progress.scale.scale / (double)(shape->batch * shape->seq));
-    mpt_status_t status = s->device->ops->fill_zero(
-        s->device, s->memory.state.accumulator,
-        (size_t)s->memory.layout.total * sizeof *s->memory.state.accumulator, s->stream);
-    for (step->micro = 0; step->micro < step->micro_steps && status == MPT_OK; step->micro++)
-        status = micro_step(step, seed);
-    return status;
+    if (inject->kind == MPT_INJECT_FLIP)
+        flip_bit(s);
+    if (inject->kind == MPT_INJECT_SLOW)
+        nanosleep(&(struct timespec){.tv_sec = inject->ms / 1000, .tv_nsec = inject->ms % 1000 * 1000000}, NULL);
 }
 
 /* ---- consensus ------------------------------------------------------------------------------------- */
 
-static mpt_record_t own_record(const step_t *step)
+static mpt_record_t own_record(const mpt_step_t *step)
 {
     mpt_session_t *s = step->session;
     const mpt_gpt2_shape_t *shape = &s->memory.model.shape;
     int64_t micro = step->bad_micro >= 0 ? step->bad_micro : step->micro_steps - 1;
     mpt_record_t record = {.status = (uint8_t)s->data_status,
                            .tokens = (uint32_t)(step->micro_steps * shape->batch * shape->seq),
-                           .loss_sum = step->loss_sum,
+                           .loss_sum = step->losses[0],
                            .scale = (float)s->progress.scale.scale,
                            .save = (uint32_t)mpt_checkpoint_progress(s->saver),
                            .step = (uint64_t)step->number};
@@ -137,28 +75,59 @@ static mpt_record_t own_record(const step_t *step)
     return record;
 }
 
-static mpt_status_t agree(step_t *step, mpt_verdict_t *verdict_p)
+/* Replicas differ: say where, and go no further, for what they hold can be trusted no more. */
+static mpt_status_t report_replicas(mpt_step_t *step)
 {
     mpt_session_t *s = step->session;
-    mpt_record_t own = own_record(step), *all = s->memory.records;
-    s->comm->what = "consensus record";
-    mpt_status_t status = mpt_comm_all_gather(s->comm, &own, all, sizeof own, s->stream);
-    s->comm->what = NULL;
-    if (status == MPT_OK)
-        status = s->device->ops->stream_synchronize(s->device, s->stream);
-    if (status != MPT_OK)
+    mpt_replica_finding_t f;
+    char fields[512];
+    mpt_status_t status = mpt_replica_find(&s->memory.state, &s->kernels, s->comm, s->stream, &f);
+    if (status != MPT_OK) {
+        mpt_session_abort(s, mpt_status_string(status));
         return status;
-    mpt_record_fold(all, s->boot->ranks, s->memory.fold, verdict_p);
-    if (verdict_p->disagree_rank < 0)
-        return MPT_OK;
-    mpt_log_error(&s->log, "rank %d is at another step or loss scale than rank 0: the run is inconsistent",
-                  verdict_p->disagree_rank);
-    return MPT_ERR_COMM;
+    }
+    const char *tensor = f.tensor >= 0 ? s->memory.layout.tensors[f.tensor].name : "";
+    int pair = s->boot->ranks == 2 * mpt_replica_sets(&s->memory.layout, s->memory.state.params.shard);
+    if (s->boot->rank == 0)
+        mpt_log_error(&s->log,
+                      "step %" PRId64 ": ranks that must hold the same do not: rank %s differs%s, first in the %s of unit "
+                      "%d, %s: faulty memory or processor? Look at the machine and go on from the last checkpoint with "
+                      "--resume auto",
+                      step->number, f.list, pair ? " from its only replica (two cannot say which is wrong)" : "", f.what,
+                      f.unit, tensor);
+    snprintf(fields, sizeof fields, "\"cause\":\"replicas\",\"ranks\":\"%s\",\"unit\":%d,\"tensor\":\"%s\",\"array\":\"%s\"",
+             f.list, f.unit, tensor, f.what);
+    mpt_metrics_event(s->metrics, step->number, "stop", fields);
+    return MPT_ERR_DEVICE;
+}
+
+static mpt_status_t check_verdict(mpt_step_t *step, const mpt_verdict_t *verdict)
+{
+    mpt_session_t *s = step->session;
+    if (verdict->disagree_rank >= 0) {
+        mpt_log_error(&s->log, "rank %d is at another step or loss scale than rank 0: the run is inconsistent",
+                      verdict->disagree_rank);
+        return MPT_ERR_COMM;
+    }
+    return verdict->replica_rank >= 0 ? report_replicas(step) : MPT_OK;
+}
+
+static mpt_status_t agree(mpt_step_t *step, mpt_verdict_t *verdict_p)
+{
+    mpt_session_t *s = step->session;
+    mpt_record_t own = own_record(step);
+    int64_t every = s->config.train.check_every;
+    mpt_status_t status = MPT_OK;
+    if (every > 0 && step->number % every == 0)
+        status = mpt_replica_hash(&s->memory.state, &s->kernels, s->stream, &own.hash);
+    if (status == MPT_OK)
+        status = mpt_consensus_agree(s->consensus, &own, s->stream, verdict_p);
+    return status == MPT_OK ? check_verdict(step, verdict_p) : status;
 }
 
 /* ---- acting on the verdict --------------------------------------------------------------------------- */
 
-static mpt_status_t act(step_t *step, const mpt_verdict_t *verdict, mpt_step_result_t *result)
+static mpt_status_t act(mpt_step_t *step, const mpt_verdict_t *verdict, mpt_step_result_t *result)
 {
     mpt_session_t *s = step->session;
     const mpt_config_t *config = &s->config;
@@ -169,9 +138,12 @@ static mpt_status_t act(step_t *step, const mpt_verdict_t *verdict, mpt_step_res
     mpt_optimizer_params_t params = {.beta1 = config->train.beta1,
                                      .beta2 = config->train.beta2,
                                      .eps = config->train.eps,
-                                     .decay = config->train.weight_decay};
+                                     .decay = config->train.weight_decay,
+                                     .ema = config->train.ema,
+                                     .stochastic = config->precision.rounding == MPT_ROUNDING_STOCHASTIC,
+                                     .seed = config->train.seed};
     int64_t t = s->progress.applied + 1;
-    double clip;
+    mpt_update_t update = {.params = &params, .unscale = &unscale, .t = t, .step = step->number};
     result->lr = mpt_schedule_lr(config, t);
     result->loss = verdict->loss_sum / (double)verdict->tokens;
     result->loss_scale = s->progress.scale.scale;
@@ -179,11 +151,13 @@ static mpt_status_t act(step_t *step, const mpt_verdict_t *verdict, mpt_step_res
     result->skipped = verdict->overflow;
     if (verdict->overflow)
         return MPT_OK;
-    clip = mpt_optimizer_clip(result->grad_norm, config->train.clip);
-    result->clipped = clip < 1.0;
+    update.lr = result->lr;
+    update.clip_factor = mpt_optimizer_clip(result->grad_norm, config->train.clip);
+    result->clipped = update.clip_factor < 1.0;
     s->progress.applied = t;
-    return mpt_optimizer_apply(&s->memory.state, &s->kernels, &params, &unscale, clip, result->lr, t,
-                               s->stream);
+    s->progress.rounded = step->number;
+    mpt_status_t status = mpt_optimizer_apply(&s->memory.state, &s->kernels, &update, s->stream);
+    return status == MPT_OK ? mpt_gather_updated(&s->gather) : status;
 }
 
 /* A record cannot hold every way to be non-finite: a loss alone counts as well. */
@@ -193,13 +167,13 @@ static void judge(mpt_verdict_t *verdict)
         verdict->overflow = 1;
 }
 
-static void measure(step_t *step, mpt_step_result_t *result)
+static void measure(mpt_step_t *step, mpt_step_result_t *result)
 {
     mpt_session_t *s = step->session;
     double seconds = now_s() - step->start_s;
     double tokens = (double)s->config.train.global_batch * (double)s->config.data.sequence;
     result->step_ms = 1e3 * seconds;
-    result->comm_ms = 1e3 * (s->comm->stats.seconds - step->comm_start_s);
+    result->comm_ms = 1e3 * (mpt_session_comm_seconds(s) - step->comm_start_s);
     result->exposed_comm_ms = result->comm_ms; /* nothing overlaps: calls complete inline */
     result->compute_ms = result->step_ms - result->exposed_comm_ms;
     result->tokens_per_s = tokens / seconds;
@@ -212,7 +186,7 @@ static void measure(step_t *step, mpt_step_result_t *result)
     result->seconds_left = 1e-3 * s->pace_ms * (double)(s->config.train.steps - step->number);
 }
 
-static void advance(step_t *step, const mpt_verdict_t *verdict)
+static void advance(mpt_step_t *step, const mpt_verdict_t *verdict)
 {
     mpt_session_t *s = step->session;
     s->progress.step = step->number;
@@ -222,14 +196,16 @@ static void advance(step_t *step, const mpt_verdict_t *verdict)
 
 mpt_status_t mpt_step_run(mpt_session_t *s, mpt_step_report_t *report_p)
 {
-    mpt_step_report_t report = {.result.step = s->progress.step + 1};
-    step_t step = {.session = s,
-                   .number = s->progress.step + 1,
-                   .micro_steps = mpt_memory_micro_steps(&s->config, s->boot->ranks),
-                   .bad_micro = -1,
-                   .start_s = now_s(),
-                   .comm_start_s = s->comm->stats.seconds};
-    mpt_status_t status = compute(&step);
+    mpt_step_report_t report = {.result.step = s->progress.step + 1, .verdict.replica_rank = -1};
+    mpt_step_t step = {.session = s,
+                       .number = s->progress.step + 1,
+                       .micro_steps = mpt_memory_micro_steps(&s->config, s->boot->ranks),
+                       .bad_micro = -1,
+                       .start_s = now_s(),
+                       .comm_start_s = mpt_session_comm_seconds(s)};
+    step.lane_steps = step.micro_steps / mpt_memory_lanes(&s->config, s->boot->ranks);
+    inject_before(&step);
+    mpt_status_t status = mpt_step_compute(&step);
     if (status == MPT_OK) {
         s->progress.position += s->config.train.global_batch;
         s->slot ^= 1;
@@ -244,7 +220,8 @@ mpt_status_t mpt_step_run(mpt_session_t *s, mpt_step_report_t *report_p)
     }
     if (status != MPT_OK) {
         s->failed = 1;
-        mpt_comm_abort(s->comm, mpt_status_string(status));
+        if (report.verdict.replica_rank < 0) /* else all ranks know */
+            mpt_session_abort(s, mpt_status_string(status));
         return status;
     }
     report.scale_change =

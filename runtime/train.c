@@ -2,6 +2,7 @@
  * The training loop around the step: metrics, events, validation, checkpoints, stopping.
  */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -154,15 +155,19 @@ static mpt_status_t validate_if_due(train_t *train, int last)
 {
     mpt_session_t *s = train->session;
     int64_t every = s->config.train.val_every, step = s->progress.step;
-    char text[64];
-    double loss;
+    char text[80];
+    double loss, ema_loss = NAN;
+    int with_ema = s->memory.state.ema.data != NULL;
     if (s->val == NULL || (!last && step % every != 0))
         return MPT_OK;
     mpt_status_t status = mpt_session_validate(s, &loss);
+    if (status == MPT_OK && with_ema)
+        status = mpt_validate_ema(s, &ema_loss);
     if (status != MPT_OK)
         return status;
-    mpt_metrics_validation(s->metrics, step, loss);
-    snprintf(text, sizeof text, "validation loss %.4f", loss);
+    mpt_metrics_validation(s->metrics, step, loss, with_ema ? &ema_loss : NULL);
+    snprintf(text, sizeof text, with_ema ? "validation loss %.4f, of the average %.4f" : "validation loss %.4f", loss,
+             ema_loss);
     notice(train, step, "validation", text, loss);
     return MPT_OK;
 }
@@ -212,7 +217,7 @@ static mpt_status_t one_step(train_t *train, int *stop_p)
     if (status != MPT_OK && s->failed)
         return status;
     report_step(train, &report);
-    int ended = mpt_save_poll(s, &saved);
+    int ended = mpt_save_poll(s, &report.verdict, &saved);
     report_save(train, ended, saved);
     if (status != MPT_OK) { /* a rank cannot go on, and all know: what is being saved is still worth having */
         mpt_status_t settled = settle(train);

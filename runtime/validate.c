@@ -62,8 +62,44 @@ mpt_status_t mpt_session_validate(mpt_session_t *s, double *loss_p)
         status = s->device->ops->stream_synchronize(s->device, s->stream);
     if (status != MPT_OK) {
         s->failed = 1;
-        mpt_comm_abort(s->comm, mpt_status_string(status));
+        mpt_session_abort(s, mpt_status_string(status));
         return status;
     }
     return fold_sums(s, micros, all, loss_p);
+}
+
+/* ---- with the average of the weights -------------------------------------------------------------- */
+
+/* Without masters the working weights are all there is: meanwhile they lie where gradients are between steps. */
+static mpt_status_t stash(mpt_session_t *s, int back)
+{
+    mpt_state_t *state = &s->memory.state;
+    int whole = state->m.hold == MPT_HOLD_ALL;
+    mpt_status_t status = MPT_OK;
+    if (state->master.data != NULL)
+        return MPT_OK;
+    for (int u = 0; u < s->memory.layout.unit_count && status == MPT_OK; u++) {
+        size_t bytes = (size_t)mpt_held_unit_count(&s->memory.layout, &state->m, u) * mpt_dtype_bytes(state->working.dtype);
+        void *weights = whole ? mpt_held_unit(&s->memory.layout, &state->working, u)
+                              : mpt_held_slice(state, &state->working, u);
+        void *aside = whole ? mpt_held_unit(&s->memory.layout, &state->reduced, u)
+                            : mpt_held_slice(state, &state->reduced, u);
+        status = s->device->ops->copy(s->device, back ? weights : aside, back ? aside : weights, bytes, s->stream);
+    }
+    return status;
+}
+
+mpt_status_t mpt_validate_ema(mpt_session_t *s, double *loss_p)
+{
+    mpt_state_t *state = &s->memory.state;
+    mpt_status_t status = stash(s, 0);
+    if (status == MPT_OK)
+        status = mpt_state_refresh(state, &state->ema, NULL, &s->kernels, s->stream);
+    if (status == MPT_OK)
+        status = mpt_gather_updated(&s->gather);
+    if (status == MPT_OK)
+        status = mpt_session_validate(s, loss_p);
+    if (status == MPT_OK)
+        status = stash(s, 1);
+    return status == MPT_OK ? mpt_session_refresh(s) : status;
 }

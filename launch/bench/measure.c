@@ -6,7 +6,6 @@
 #include "launch.h"
 #include "memory.h"
 
-#define MAX_STEPS 1000
 #define MAX_WARM_UP 4
 
 double mpt_bench_now(void)
@@ -22,14 +21,14 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median(double *values, int count)
+double mpt_bench_median(double *values, int count)
 {
     qsort(values, (size_t)count, sizeof(*values), compare_doubles);
     return 0.5 * (values[(count - 1) / 2] + values[count / 2]);
 }
 
 /* First steps touch memory and tune; a skipped one has not run its optimizer, so it is not warm yet. */
-static mpt_status_t warm_up(mpt_session_t *session)
+mpt_status_t mpt_bench_warm_up(mpt_session_t *session)
 {
     mpt_profile_row_t rows[MPT_BENCH_MAX_ROWS];
     mpt_step_result_t step = {.skipped = 1};
@@ -44,7 +43,7 @@ static mpt_status_t warm_up(mpt_session_t *session)
 
 static mpt_status_t time_steps(mpt_session_t *session, int steps, mpt_bench_result_t *result)
 {
-    double seconds[MAX_STEPS];
+    double seconds[MPT_BENCH_MAX_STEPS];
     mpt_step_result_t step;
     for (int i = 0; i < steps; i++) {
         double start = mpt_bench_now();
@@ -57,7 +56,7 @@ static mpt_status_t time_steps(mpt_session_t *session, int steps, mpt_bench_resu
         fprintf(stderr, "%s: step %d of %d: %.3f s\n", result->compute, i + 1, steps, seconds[i]);
     }
     result->steps = steps;
-    result->step_s = median(seconds, steps);
+    result->step_s = mpt_bench_median(seconds, steps);
     return MPT_OK;
 }
 
@@ -108,7 +107,7 @@ mpt_status_t mpt_bench_measure(const mpt_config_source_t *config, int steps,
         return status;
     mpt_session_info(session, &info);
     copy_info(&info, &result);
-    status = warm_up(session);
+    status = mpt_bench_warm_up(session);
     if (status != MPT_OK)
         goto err_close;
     status = time_steps(session, steps, &result);

@@ -4,66 +4,28 @@
 #include "bench.h"
 #include "launch.h"
 #include "options.h"
+#include "world.h"
 
 #define DEFAULT_THREADS 2
-#define MAX_CONFIG 2048
-#define MAX_OVERRIDES (MPT_OPTION_LIST_MAX + 8)
-
-/* GPT-2 124M, as everybody measures it. */
-#define MICRO_BATCH 4
 #define MICRO_STEPS 4
-#define CONTEXT 1024
-#define VOCAB 50257
+#define SEQUENCES (MPT_BENCH_MICRO_BATCH * MICRO_STEPS)
 #define PADDED_VOCAB 50304
-#define TOKENS (8 * MICRO_BATCH * MICRO_STEPS * CONTEXT + 1)
+#define TOKENS (8 * SEQUENCES * MPT_BENCH_CONTEXT + 1)
 
 static const char *const type_names[MPT_BENCH_TYPES] = {"bf16", "fp32", "fp16"};
 
 typedef struct mpt_bench_run {
     const char *config_path; /* NULL: GPT-2 124M */
     mpt_option_list_t overrides;
-    const char *types; /* NULL: all, or the config's own */
-    int64_t steps;     /* 0: as many as suit the type */
-    int64_t threads;   /* 0: the config's */
-    int as_json;
+    const char *shards; /* NULL: one rank, type by type */
+    const char *types;  /* NULL: all, or the config's own */
+    int64_t steps;      /* 0: as many as suit the type */
+    int64_t threads;    /* 0: the config's */
+    int all_types, as_json;
     mpt_bench_place_t place;
     cpu_set_t cores; /* allowed to this process when it started */
-    char config[MAX_CONFIG];
+    char config[MPT_BENCH_CONFIG_BYTES];
 } mpt_bench_run_t;
-
-static void write_config(mpt_bench_run_t *run)
-{
-    snprintf(run->config, sizeof(run->config),
-             "model {\n layers = 12\n heads = 12\n dim = 768\n context = %d\n vocab = %d\n}\n"
-             "data {\n train = \"%s\"\n}\n"
-             "train {\n steps = 100000\n global_batch = %d\n micro_batch = %d\n}\n"
-             "parallel {\n shard = ddp\n}\n",
-             CONTEXT, VOCAB, run->place.tokens, MICRO_BATCH * MICRO_STEPS, MICRO_BATCH);
-}
-
-/* What every measured session changes in its config; `words` holds the text. Returns how many. */
-static int list_overrides(const mpt_bench_run_t *run, const char *type, char words[5][96],
-                          const char **list)
-{
-    int count = 0;
-    list[count++] = "checkpoint.every=0";
-    list[count++] = "train.val_every=0";
-    snprintf(words[0], sizeof(words[0]), "checkpoint.dir=%s", run->place.dir);
-    snprintf(words[1], sizeof(words[1]), "log.dir=%s", run->place.dir);
-    list[count++] = words[0];
-    list[count++] = words[1];
-    if (type) {
-        snprintf(words[2], sizeof(words[2]), "precision.compute=%s", type);
-        list[count++] = words[2];
-    }
-    if (run->threads > 0) {
-        snprintf(words[3], sizeof(words[3]), "threads=%lld", (long long)run->threads);
-        list[count++] = words[3];
-    }
-    for (int i = 0; i < run->overrides.count; i++)
-        list[count++] = run->overrides.items[i];
-    return count;
-}
 
 /* Steps worth timing: fp32 and fp16 take several times as long. */
 static int steps_for(const mpt_bench_run_t *run, const char *type)
@@ -77,14 +39,15 @@ static int steps_for(const mpt_bench_run_t *run, const char *type)
 static mpt_status_t measure_type(const mpt_bench_run_t *run, const char *type,
                                  mpt_bench_report_t *report)
 {
-    char words[5][96];
-    const char *overrides[MAX_OVERRIDES];
-    int count = list_overrides(run, type, words, overrides);
+    mpt_bench_overrides_t overrides;
+    mpt_bench_overrides_begin(&overrides, run->place.dir, type, run->threads);
+    for (int i = 0; i < run->overrides.count; i++)
+        mpt_bench_overrides_borrow(&overrides, run->overrides.items[i]);
     const mpt_config_source_t config = {
         .text = run->config_path ? NULL : run->config,
         .path = run->config_path ? run->config_path : "bench",
-        .overrides = overrides,
-        .override_count = count,
+        .overrides = overrides.items,
+        .override_count = overrides.count,
     };
     mpt_bench_result_t result;
     mpt_status_t status = mpt_bench_measure(&config, steps_for(run, type), &result);
@@ -110,10 +73,10 @@ static void measure_peak(mpt_bench_report_t *report)
 
 static void measure_onednn(mpt_bench_report_t *report)
 {
-    static const mpt_bench_linear_t gpt2[] = {
-        {MICRO_BATCH * CONTEXT, 768, 2304, 12},        {MICRO_BATCH * CONTEXT, 768, 768, 12},
-        {MICRO_BATCH * CONTEXT, 768, 3072, 12},        {MICRO_BATCH * CONTEXT, 3072, 768, 12},
-        {MICRO_BATCH * CONTEXT, 768, PADDED_VOCAB, 1},
+    static const int64_t rows = MPT_BENCH_MICRO_BATCH * MPT_BENCH_CONTEXT;
+    const mpt_bench_linear_t gpt2[] = {
+        {rows, 768, 2304, 12}, {rows, 768, 768, 12},         {rows, 768, 3072, 12},
+        {rows, 3072, 768, 12}, {rows, 768, PADDED_VOCAB, 1},
     };
     fprintf(stderr, "fp32: the same products by oneDNN\n");
     report->onednn_flops =
@@ -143,10 +106,11 @@ static int bench(mpt_bench_run_t *run)
 {
     mpt_bench_report_t report = {.model = run->config_path ? run->config_path : "GPT-2 124M",
                                  .threads = run->threads > 0 ? (int)run->threads : 1};
-    mpt_status_t status = mpt_bench_place_create(&run->place, run->config_path ? 2 : TOKENS, VOCAB);
+    mpt_status_t status =
+        mpt_bench_place_create(&run->place, run->config_path ? 2 : TOKENS, MPT_BENCH_VOCAB);
     if (status != MPT_OK)
         return mpt_status_exit_code(status);
-    write_config(run);
+    mpt_bench_config_write(&run->place, SEQUENCES, run->config);
     sched_getaffinity(0, sizeof(run->cores), &run->cores);
     if (!run->config_path)
         measure_peak(&report);
@@ -163,63 +127,127 @@ static int bench(mpt_bench_run_t *run)
     return 0;
 }
 
-/* Returns -1: fine; else the exit code. */
-static int check_types(const char *types)
+/* 0: a word of `types` is none; else how many there are. */
+static int count_types(const char *types)
 {
-    static const char separators[] = ",";
-    for (const char *word = types; word && *word;) {
-        size_t length = strcspn(word, separators);
+    int count = 0;
+    for (const char *word = types; *word; count++) {
+        size_t length = strcspn(word, ",");
         int known = 0;
         for (int i = 0; i < MPT_BENCH_TYPES; i++)
             known |= length == 4 && strncmp(word, type_names[i], 4) == 0;
-        if (!known) {
-            fprintf(stderr, "mpt-ddp bench step: --compute %s: of bf16, fp32, fp16, with commas\n",
-                    types);
-            return MPT_EXIT_USAGE;
-        }
+        if (!known)
+            return 0;
         word += length;
-        word += strspn(word, separators);
+        word += strspn(word, ",");
     }
-    return -1;
+    return count;
 }
 
-int mpt_bench_step(int argc, char **argv)
+/* What the option table cannot check. */
+static mpt_parsed_t check_words(const mpt_bench_run_t *run, char *message)
 {
-    mpt_bench_run_t run = {.steps = 0};
-    int all = 0, count, code;
+    static const char command[] = "mpt-ddp bench step";
+    int types = run->types ? count_types(run->types) : 1;
+    if (run->types && *run->types && types == 0)
+        snprintf(message, MPT_OPTIONS_MESSAGE, "%s: --compute %s: of bf16, fp32, fp16, with commas",
+                 command, run->types);
+    else if (run->shards && !mpt_bench_shards_known(run->shards))
+        snprintf(message, MPT_OPTIONS_MESSAGE,
+                 "%s: --shard %s: of ddp, zero1, zero2, zero3, hsdp, each once, with commas",
+                 command, run->shards);
+    else if (run->shards && (types != 1 || run->all_types))
+        snprintf(message, MPT_OPTIONS_MESSAGE,
+                 "%s: --shard compares modes in one type; name it with --compute", command);
+    else
+        return MPT_PARSED_RUN;
+    return MPT_PARSED_ERROR;
+}
+
+/* Help and mistakes, from rank 0 alone. Returns the exit code. */
+static int answer(const mpt_usage_t *usage, mpt_parsed_t parsed, const char *message)
+{
+    mpt_world_t world;
+    mpt_status_t status = mpt_world_open(&world);
+    if (world.rank == 0 && parsed == MPT_PARSED_HELP)
+        mpt_options_help(usage);
+    if (world.rank == 0 && parsed == MPT_PARSED_ERROR)
+        fprintf(stderr, "%s\n", message);
+    mpt_world_close(&world, status);
+    return parsed == MPT_PARSED_HELP ? 0 : MPT_EXIT_USAGE;
+}
+
+/* Returns -1: go on; else the exit code. */
+static int parse_words(mpt_bench_run_t *run, int argc, char **argv)
+{
     const mpt_option_t options[] = {
-        {"--steps", "K", "timed steps of each type, after a warm-up (bf16 2, others 1)",
-         MPT_OPTION_INT, &run.steps, 1, 1000},
-        {"--threads", "N", "threads (2; with a config, the config's)", MPT_OPTION_INT, &run.threads,
-         1, 4096},
-        {"--compute", "TYPES", "measure these: bf16,fp32,fp16", MPT_OPTION_TEXT, &run.types, 0, 0},
-        {"--all", NULL, "with a config: all three types, not only its own", MPT_OPTION_FLAG, &all,
-         0, 0},
+        {"--shard", "MODES", "compare these, on every rank: ddp,zero1,zero2,zero3,hsdp",
+         MPT_OPTION_TEXT, &run->shards, 0, 0},
+        {"--steps", "K",
+         "timed steps of each type, after a warm-up (bf16 2, others 1), or mode (4)",
+         MPT_OPTION_INT, &run->steps, 1, MPT_BENCH_MAX_STEPS},
+        {"--threads", "N", "threads of a rank (2; with a config or --shard, the config's)",
+         MPT_OPTION_INT, &run->threads, 1, 4096},
+        {"--compute", "TYPES", "measure these: bf16,fp32,fp16; with --shard one of them",
+         MPT_OPTION_TEXT, &run->types, 0, 0},
+        {"--all", NULL, "with a config: all three types, not only its own", MPT_OPTION_FLAG,
+         &run->all_types, 0, 0},
         {"--set", "section.key=value", "change one key of the config; may be given again",
-         MPT_OPTION_LIST, &run.overrides, 0, 0},
-        {"--json", NULL, "one JSON object instead of tables", MPT_OPTION_FLAG, &run.as_json, 0, 0},
+         MPT_OPTION_LIST, &run->overrides, 0, 0},
+        {"--json", NULL, "one JSON object instead of tables", MPT_OPTION_FLAG, &run->as_json, 0, 0},
     };
     const mpt_usage_t usage = {
         .command = "mpt-ddp bench step",
         .arguments = "[model.cfg]",
-        .about = "Time whole training steps on one rank and compare them with the matrix peak "
-                 "measured in the\nsame run. Without a config: GPT-2 124M, micro-batch 4 x 1024 "
-                 "tokens, 4 micro-steps and the\noptimizer, on made-up tokens, in bf16, fp32 and "
-                 "fp16.",
+        .about =
+            "Time whole training steps on one rank and compare them with the matrix peak "
+            "measured in the\nsame run. Without a config: GPT-2 124M, micro-batch 4 x 1024 "
+            "tokens, 4 micro-steps and the\noptimizer, on made-up tokens, in bf16, fp32 and "
+            "fp16.\n\n"
+            "With --shard, alone or under mpirun: time the same steps in each shard mode, the "
+            "modes in turn, and\ncount what they send. Without a config: GPT-2 124M in bf16, "
+            "micro-batch 4 x 1024 tokens, 2\nmicro-steps a rank. Sessions stay open from turn to "
+            "turn where all of them fit into half of the\nfree memory; else each turn opens one, "
+            "warms it up and times 2 steps. \"over ddp\" is the median, over\nsteps, of a step's "
+            "time over that of ddp's step of the same round. hsdp shares one copy among half\nof "
+            "the ranks, unless --set parallel.shard_ranks=K says otherwise. Modes that the config "
+            "or the\nmemory refuses are named and left out.",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),
         .min_arguments = 0,
         .max_arguments = 1,
     };
-    code = mpt_options_begin(&usage, argc, argv, &count);
-    if (code < 0)
-        code = check_types(run.types);
+    char message[MPT_OPTIONS_MESSAGE];
+    int count = 0;
+    mpt_parsed_t parsed = mpt_options_parse(&usage, argc, argv, &count, message);
+    if (parsed == MPT_PARSED_RUN)
+        parsed = check_words(run, message);
+    run->config_path = count > 0 ? argv[0] : NULL;
+    return parsed == MPT_PARSED_RUN ? -1 : answer(&usage, parsed, message);
+}
+
+static int bench_shards(const mpt_bench_run_t *run)
+{
+    return mpt_bench_shards(&(mpt_bench_shards_params_t){.config_path = run->config_path,
+                                                         .modes = run->shards,
+                                                         .compute = run->types,
+                                                         .overrides = &run->overrides,
+                                                         .steps = run->steps,
+                                                         .threads = run->threads,
+                                                         .as_json = run->as_json});
+}
+
+int mpt_bench_step(int argc, char **argv)
+{
+    mpt_bench_run_t run = {.steps = 0};
+    int code = parse_words(&run, argc, argv);
     if (code >= 0)
         return code;
-    run.config_path = count > 0 ? argv[0] : NULL;
+    if (run.shards)
+        return bench_shards(&run);
     if (!run.config_path && run.threads == 0)
         run.threads = DEFAULT_THREADS;
-    if (all && !run.types)
+    if (run.all_types && !run.types)
         run.types = "bf16,fp32,fp16";
     return bench(&run);
 }

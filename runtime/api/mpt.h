@@ -136,9 +136,17 @@ typedef struct mpt_profile_row {
 } mpt_profile_row_t;
 /** Fill at most `capacity` rows; returns their number. reset: start again from zero. */
 MPT_API int mpt_session_profile(mpt_session_t *session, mpt_profile_row_t *rows, int capacity, int reset);
-/** Copy of parameter tensor `name` ("wte.weight", "h.0.attn.c_attn.weight" ...), FP32, at most `capacity` elements; kind: "master", "m", "v", "working", "accumulator" or "grad" (reduced and still scaled, as of
- *  the last step). Returns the element count, or -1: no such tensor. For tests and inspection. */
-MPT_API int64_t mpt_session_tensor(const mpt_session_t *session, const char *name, const char *kind, float *out, int64_t capacity);
+/** What a session's collectives have cost since it opened. */
+typedef struct mpt_traffic {
+    uint64_t collectives; /* calls */
+    uint64_t bytes_sent;  /* that this rank contributed to others, by the textbook volume of each collective */
+    double seconds;       /* wall time inside calls */
+} mpt_traffic_t;
+MPT_API void mpt_session_traffic(const mpt_session_t *session, mpt_traffic_t *traffic_p);
+/** Copy of parameter tensor `name` ("wte.weight", "h.0.attn.c_attn.weight" ...), FP32, at most `capacity` elements; kind: "master", "m", "v", "ema", "working",
+ *  "accumulator" or "grad" (reduced and still scaled, as of the last step). Collective where ranks hold slices of it. Returns the element count, or -1: no such tensor, or
+ *  this run does not hold such a thing. For tests and inspection. */
+MPT_API int64_t mpt_session_tensor(mpt_session_t *session, const char *name, const char *kind, float *out, int64_t capacity);
 
 /* ---- text ----------------------------------------------------------------------------------------- */
 
@@ -148,13 +156,16 @@ typedef struct mpt_sample_params {
     double temperature;  /* 0: the likeliest token */
     int64_t top_k;       /* 0: all */
     uint64_t seed;
+    int ema;             /* 1: from the moving average of the weights, which the checkpoint must hold */
     void (*emit)(void *ctx, const char *text, size_t bytes); /* called as text appears */
     void *ctx;
 } mpt_sample_params_t;
 
-/** Generate text from the session's weights. Local: other ranks need not call it. @return MPT_OK; MPT_ERR_CONFIG: no tokeniser for this vocabulary. */
+/** Generate text from the session's working weights. Collective where these are sharded (zero3, hsdp), with the same params on every rank; else local.
+ *  @return MPT_OK; MPT_ERR_CONFIG: no tokeniser for this vocabulary (bytes, 256, is the one there is), or `ema`, which is sampled from checkpoints. */
 MPT_API mpt_status_t mpt_session_sample(mpt_session_t *session, const mpt_sample_params_t *params);
-/** The same from a checkpoint folder (a run's folder: its newest), or an llm.c model file; one rank. `log` as in mpt_session_params_t. */
+/** The same from a checkpoint folder (a run's folder: its newest), or an llm.c model file; one rank. `log` as in mpt_session_params_t.
+ *  @return as above; MPT_ERR_CHECKPOINT: cannot be used, or `ema` and it holds none. */
 MPT_API mpt_status_t mpt_sample(const char *checkpoint, const mpt_sample_params_t *params,
                                 void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx);
 
@@ -186,6 +197,9 @@ typedef struct mpt_plan {
     int precision_rows;
     double flops_6nd_per_token, flops_model_per_token, flops_causal_per_token;
     double chinchilla_tokens; /* 20 N: compute-optimal tokens by Hoffmann et al. 2022's rule of thumb */
+    int64_t micro_batch; /* sequences that a rank computes at once */
+    int64_t reductions;  /* of each unit's gradients in a step: 1, or micro_steps under reduce_every = micro */
+    int shard_ranks;     /* ranks that share one copy: 1 in ddp, all in zero1 to zero3, parallel.shard_ranks in hsdp */
 } mpt_plan_t;
 
 /** Compute the plan from the config alone, for `ranks` ranks; allocates nothing lasting. `threads` 0: this machine's share. */
@@ -198,10 +212,13 @@ typedef struct mpt_checkpoint_info {
     char path[1400];
     int64_t step, applied_steps, tokens;
     int saved_ranks;
+    char shard[16];   /* "zero2": how it was saved; empty: not known */
+    char kinds[32];   /* what it holds of each parameter, FP32: "master, m, v, ema" */
     double loss_scale;
+    int dynamic_scale;
     int64_t layers, heads, dim, context, vocab, parameters;
     int64_t bytes;
-    char compute[8];
+    char compute[16];
 } mpt_checkpoint_info_t;
 
 /** Describe a checkpoint folder, or the newest of a run's folder. @return MPT_OK; MPT_ERR_CHECKPOINT. */
@@ -210,11 +227,59 @@ MPT_API mpt_status_t mpt_checkpoint_info(const char *path, mpt_checkpoint_info_t
 /** Verify every byte. @return MPT_OK; MPT_ERR_CHECKPOINT (logged: file, offset, what). */
 MPT_API mpt_status_t mpt_checkpoint_fsck(const char *path,
                                          void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx);
-/** Write an llm.c model file (version 3: fp32, 5: bf16) of the checkpoint's master weights. @return MPT_OK; MPT_ERR_CHECKPOINT; MPT_ERR_IO. */
-MPT_API mpt_status_t mpt_checkpoint_export(const char *path, const char *out_path, int version,
-                                           void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx);
 
-/** Measured matrix peak in FLOP/s of `threads` threads for products in "fp32", "bf16" or "fp16", and the instruction level used. */
+typedef struct mpt_checkpoint_export_params {
+    const char *checkpoint; /* a checkpoint folder, or a run's folder: its newest */
+    const char *out;        /* model file to write */
+    const char *format;     /* "llmc", "safetensors"; NULL: by out's name, .bin or .safetensors */
+    const char *weights;    /* "master", "ema": these and nothing else; NULL: the masters, and in a safetensors file of fp32 everything that
+                               the checkpoint holds */
+    const char *dtype;      /* "fp32", "bf16" (weights only, rounded to nearest even); NULL: fp32 */
+    int version;            /* llm.c's, which is another way to say dtype: 3 is fp32, 5 is bf16; 0: by dtype */
+    int force;              /* 1: replace `out` where it exists */
+    void (*log)(void *ctx, mpt_log_severity_t severity, const char *line);
+    void *log_ctx;
+} mpt_checkpoint_export_params_t;
+
+typedef struct mpt_checkpoint_export_result {
+    const char *format, *dtype; /* string constants */
+    char kinds[32];             /* what was written: "master, m, v, ema" */
+    int64_t step, bytes;
+    int exact;                  /* 1: every value as it was, to the bit */
+} mpt_checkpoint_export_result_t;
+
+/**
+ * Write a model file from a checkpoint, aside and renamed. result_p may be NULL.
+ * @return MPT_OK; MPT_ERR_CONFIG: the file exists, or no such format; MPT_ERR_CHECKPOINT: damaged, or no EMA in it; MPT_ERR_IO.
+ */
+MPT_API mpt_status_t mpt_checkpoint_export(const mpt_checkpoint_export_params_t *params,
+                                           mpt_checkpoint_export_result_t *result_p);
+
+typedef struct mpt_checkpoint_import_params {
+    const char *file; /* an llm.c model file or a safetensors file */
+    const char *dir;  /* a run's folder: the checkpoint becomes dir/step-N */
+    int force;        /* 1: also where `dir` holds checkpoints: that of step N is replaced, later ones are set aside */
+    void (*log)(void *ctx, mpt_log_severity_t severity, const char *line);
+    void *log_ctx;
+} mpt_checkpoint_import_params_t;
+
+typedef struct mpt_checkpoint_import_result {
+    char path[1400]; /* of the checkpoint */
+    char kinds[32];  /* what the file had: "master, m, v, ema" */
+    int64_t step, parameters;
+    int fresh;       /* 1: the file had no moments: they are zero, and the run starts at its first step */
+} mpt_checkpoint_import_result_t;
+
+/**
+ * Make a checkpoint, which a run resumes from, of a model file; what mpt_checkpoint_export wrote as fp32 comes back to the bit, progress and
+ * loss scale with it. result_p may be NULL.
+ * @return MPT_OK; MPT_ERR_CONFIG: `dir` holds checkpoints; MPT_ERR_CHECKPOINT: the file cannot be used; MPT_ERR_IO; MPT_ERR_NO_MEMORY.
+ */
+MPT_API mpt_status_t mpt_checkpoint_import(const mpt_checkpoint_import_params_t *params,
+                                           mpt_checkpoint_import_result_t *result_p);
+
+/** Measured matrix peak in FLOP/s of `threads` threads for products in "fp32", "bf16" or "fp16", and the instruction level used: this
+ *  machine's, capped by MPT_ISA as a session's is. */
 MPT_API double mpt_measure_peak(const char *compute, int threads, const char **isa_p);
 /** Write the table of every config key as Markdown to a C stream's file descriptor. @return MPT_OK; MPT_ERR_IO. */
 MPT_API mpt_status_t mpt_config_help(int fd);

@@ -80,22 +80,29 @@ usage_error 'whole number from 1' plan model.cfg --ranks 2x
 usage_error 'whole number' sample x --tokens 99999999999999999999
 usage_error 'a number' sample x --temperature nan
 usage_error 'a number from 0 to' data x --val-fraction 2
-usage_error '--out' ckpt export x
-usage_error 'unknown format' ckpt export x --out y --format zip
+usage_error 'missing argument' ckpt export x
+usage_error 'missing argument' ckpt import x
+usage_error 'unknown format' ckpt export x y.bin --format zip
+usage_error 'no format is known' ckpt export x y
+usage_error 'unknown dtype' ckpt export x y.bin --dtype fp16
+usage_error 'unknown weights' ckpt export x y.bin --weights best
+usage_error 'unknown version' ckpt export x y.bin --version 4
+usage_error 'contradict' ckpt export x y.bin --version 3 --dtype bf16
+usage_error 'no version' ckpt export x y.safetensors --version 3
 usage_error 'did you mean "fsck"' ckpt fcsk
 usage_error 'which verb' ckpt
 usage_error 'which verb' bench
 usage_error 'of bf16, fp32, fp16' bench step --compute bf17
 
 echo "what is not built says so"
-for words in doctor report "bench kernels" "bench comm" "bench scaling" "ckpt import"; do
+for words in doctor report "bench kernels" "bench comm" "bench scaling"; do
     # shellcheck disable=SC2086
     usage_error 'not built yet' $words
 done
 
 echo "every verb explains itself"
 help
-for words in train plan bench "bench step" data ckpt "ckpt info" "ckpt fsck" "ckpt export" sample version; do
+for words in train plan bench "bench step" data ckpt "ckpt info" "ckpt fsck" "ckpt export" "ckpt import" sample version; do
     # shellcheck disable=SC2086
     help $words
 done
@@ -113,6 +120,10 @@ grep -q 'nothere.txt' err || fail "a missing text must be named"
 run 3 sample nothere
 run 3 ckpt info nothere
 run 3 ckpt fsck nothere
+run 3 ckpt export nothere out.bin
+run 3 ckpt import nothere out
+[ ! -e out.bin ] || fail "ckpt export: a file of nothing"
+[ ! -e out.bin.partial ] || fail "ckpt export: something is left over"
 
 echo "text becomes token files, named after it"
 for i in 1 2 3 4 5 6 7 8 9 10; do
@@ -148,8 +159,13 @@ for key in bytes tokens_per_step flops_6nd_per_token memory precision chinchilla
     grep -q "\"$key\": " out || fail "plan --json: no $key"
 done
 total=$(grep -oE '^[^[]*"bytes": [0-9]+' out | grep -oE '[0-9]+$')
-sum=$(grep -oE '"use": "[^"]*", "bytes": [0-9]+' out | awk '{ s += $NF } END { printf "%.0f", s }')
-[ "$total" = "$sum" ] || fail "plan --json: uses add up to $sum, not to $total"
+for part in "$(sed 's/, "precision": .*//' out)" $(sed 's/.*"modes": //' out | grep -oE '"shard": [^]{}]*"memory": [^]]*]' | tr -d ' '); do
+    bytes=$(grep -oE '^[^[]*"bytes": ?[0-9]+' <<<"$part" | grep -oE '[0-9]+$')
+    sum=$(grep -oE '"use": ?"[^"]*", ?"bytes": ?[0-9]+' <<<"$part" | awk -F: '{ s += $NF } END { printf "%.0f", s }')
+    [ "$bytes" = "$sum" ] || fail "plan --json: uses add up to $sum, not to $bytes: $part"
+done
+[ "$(sed 's/.*"modes": //' out | grep -oE '"shard": "[a-z0-9]+"' | tr -dc 'a-z0-9\n' | tr '\n' ' ')" = \
+    "shardddp shardzero1 shardzero2 shardzero3 shardhsdp " ] || fail "plan --json: not five modes"
 # Brackets balance outside of strings.
 sed 's/"[^"]*"//g' out | awk '{ for (i = 1; i <= length($0); i++) { c = substr($0, i, 1)
     if (c == "{" || c == "[") stack = stack c
@@ -173,6 +189,52 @@ run 0 ./plan --set train.steps=2 --set log.dir=other
 [ "$(grep -c '^step [0-9]*/2 ' out)" -eq 2 ] || fail "--set train.steps=2"
 [ "$(wc -l <other/metrics.jsonl)" -eq 2 ] || fail "--set log.dir"
 run 2 ./plan --set train.steps=2x
+
+echo "export and import: there and back to the bit, a run goes on from it, nothing is overwritten unasked"
+run 0 ./plan --set checkpoint.every=3 --set checkpoint.dir=first --set log.dir=first
+run 0 ckpt info first
+grep -q 'saved by *1 rank, ' out || fail "ckpt info: who saved it"
+grep -q 'holds *master, m, v, FP32' out || fail "ckpt info: what it holds"
+run 0 ckpt export first whole.safetensors
+grep -q 'master, m, v of step 3 as safetensors, fp32' out || fail "ckpt export: what was written"
+grep -q 'not exactly' out && fail "ckpt export: fp32 is exact"
+usage_error 'exists already' ckpt export first whole.safetensors
+run 0 ckpt export first whole.safetensors --force
+run 0 ckpt import whole.safetensors second
+run 0 ckpt fsck second
+run 0 ckpt export second again.safetensors
+[ "$(tail -c 100000 whole.safetensors | cksum)" = "$(tail -c 100000 again.safetensors | cksum)" ] || fail "import changed values"
+usage_error 'holds checkpoints already' ckpt import whole.safetensors second
+run 0 ckpt import whole.safetensors second --force
+for run in first second; do
+    run 0 ./plan --set train.steps=5 --set checkpoint.every=5 --set checkpoint.dir=$run --set log.dir=$run --resume $run
+    run 0 ckpt export $run $run.bin
+done
+cmp first.bin second.bin || fail "the imported run went on otherwise"
+run 0 ckpt export first half.bin --dtype bf16
+grep -q 'not exactly' out || fail "ckpt export --dtype bf16: is not exact and must say so"
+run 0 ckpt import first.bin third
+grep -q 'no moments' out || fail "ckpt import: moments are missing and it must say so"
+[ -d third/step-00000000 ] || fail "ckpt import: no step 0"
+run 0 ./plan --set checkpoint.dir=third --set log.dir=third --resume third
+run 0 sample second --tokens 4
+run 0 sample first.bin --tokens 4
+run 3 sample second --tokens 4 --ema
+grep -q 'holds no EMA' err || fail "sample --ema: there is none and it must say so"
+run 3 ckpt export first ema.bin --weights ema
+run 0 ./plan --set train.ema=0.9 --set train.lr=0.05 --set precision.compute=fp32 --set checkpoint.every=3 --set checkpoint.dir=average \
+    --set log.dir=average
+run 0 ckpt export average ema.bin --weights ema
+run 0 sample ema.bin --tokens 40 --temperature 2
+cp out text_of_file
+run 0 sample average --tokens 40 --temperature 2
+cmp -s out text_of_file && fail "sample: the weights are not their average"
+run 0 sample average --tokens 40 --temperature 2 --ema
+cmp -s out text_of_file || fail "sample --ema: not what the exported average gives"
+echo '{}' >broken.safetensors
+run 3 ckpt import broken.safetensors fourth
+grep -q 'broken.safetensors' err || fail "ckpt import: which file?"
+[ "$(wc -l <err)" -eq 1 ] || fail "ckpt import: one line a mistake"
 
 echo "signals: save, say so, exit 75"
 for signal in USR1 TERM INT; do

@@ -39,7 +39,10 @@ echo "config mistakes: exit code 2, one line"
 refused 2 'train.stepz.*train.steps' --set train.stepz=5
 refused 2 'train.steps' --set train.steps=many
 refused 2 'global_batch' --set train.global_batch=18
-refused 2 'parallel.shard.*not built' --set parallel.shard=zero3
+refused 2 'precision.accumulate.*not built' --set precision.accumulate=bf16
+refused 2 'parallel.shard = hsdp: needs parallel.shard_ranks' --set parallel.shard=hsdp
+refused 2 'parallel.shard_ranks = 4: does not divide the 2 ranks' --set parallel.shard=hsdp --set parallel.shard_ranks=4
+refused 2 'reproducible = world: does not serve 2 ranks' --set train.reproducible=world --set train.lanes=1
 run 2 2 nowhere.cfg
 says 'nowhere.cfg: No such file'
 printf 'data { train = train.bin }\nmodel {\n layerz = 2 }\n' >bad.cfg

@@ -25,7 +25,7 @@
 
 #include "session.h"
 
-#define FIXTURE_RANKS 4
+#define FIXTURE_RANKS 8
 #define FIXTURE_STEPS 400
 #define FIXTURE_SETS 40
 #define FIXTURE_LOG 16384
@@ -152,16 +152,18 @@ typedef struct fixture_rank {
 
 static const char *const fixture_kinds[] = {"master", "m", "v", "working"};
 
-/* Every tensor of every kind, one after the other; *count_p: floats. */
-static inline float *fixture_state(const mpt_session_t *s, int64_t *count_p)
+/* Every tensor of every kind, one after the other; *count_p: floats. Collective. A kind that the run does not hold is all zeros. */
+static inline float *fixture_state(mpt_session_t *s, int64_t *count_p)
 {
     const mpt_layout_t *layout = &s->memory.layout;
     int64_t total = layout->parameters * 4, at = 0;
-    float *out = malloc((size_t)total * sizeof *out);
+    float *out = calloc((size_t)total, sizeof *out);
     assert(out != NULL); /* cmocka's own asserts work in the main thread alone */
     for (int k = 0; k < 4; k++)
-        for (int t = 0; t < layout->tensor_count; t++)
-            at += mpt_session_tensor(s, layout->tensors[t].name, fixture_kinds[k], out + at, total - at);
+        for (int t = 0; t < layout->tensor_count; t++) {
+            mpt_session_tensor(s, layout->tensors[t].name, fixture_kinds[k], out + at, total - at);
+            at += mpt_tensor_count(&layout->tensors[t]);
+        }
     assert(at == total);
     *count_p = total;
     return out;
@@ -265,7 +267,8 @@ static inline void *fixture_rank_main(void *arg)
             mpt_session_request_stop(rank->session);
         run->trained[rank->rank] = job->body != NULL ? job->body(rank->session, rank->rank, job->ctx)
                                                      : mpt_session_train(rank->session, &hooks);
-        fixture_collect(rank);
+        if (!rank->session->failed)
+            fixture_collect(rank);
         mpt_session_close(rank->session);
     }
     mpt_boot_destroy(rank->boot);

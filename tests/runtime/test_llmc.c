@@ -6,6 +6,7 @@
 #include <math.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include "layout.h"
 #include "llmc.h"
 #include "numeric.h"
 #include "scratch.h"
@@ -22,7 +23,9 @@ static mpt_layout_t build(const mpt_gpt2_shape_t *of, int ranks)
     mpt_layout_t layout;
     assert_true(mpt_gpt2_tensor_count(of) <= 64);
     mpt_gpt2_tensors(of, table);
-    assert_int_equal(mpt_layout_build(table, mpt_gpt2_tensor_count(of), ranks, &layout), MPT_OK);
+    assert_int_equal(mpt_layout_build(table, mpt_gpt2_tensor_count(of),
+                                      &(mpt_layout_cut_t){.ranks = ranks}, &layout),
+                     MPT_OK);
     return layout;
 }
 
@@ -47,14 +50,51 @@ static float *random_masters(const mpt_layout_t *layout)
     return master;
 }
 
+/* Write a whole model, in pieces of 7 elements, the last tensor first. */
+static mpt_status_t write_model(const char *path, const mpt_layout_t *layout, const mpt_log_t *log,
+                                int version, const float *master)
+{
+    mpt_llmc_t *file = NULL;
+    int64_t bytes;
+    mpt_status_t status = mpt_llmc_create(path, &shape, version, 1, log, &file);
+    for (int t = layout->tensor_count - 1; t >= 0 && status == MPT_OK; t--) {
+        int64_t count = mpt_tensor_count(&layout->tensors[t]);
+        for (int64_t i = 0; i < count && status == MPT_OK; i += 7)
+            status = mpt_llmc_put(file, t, i, count - i < 7 ? count - i : 7,
+                                  master + mpt_layout_at(layout, t) + i);
+    }
+    if (status == MPT_OK)
+        status = mpt_llmc_commit(file, &bytes);
+    mpt_llmc_close(file);
+    return status;
+}
+
+/* Read a whole model, in pieces of 5 elements. */
+static mpt_status_t read_model(const char *path, const mpt_layout_t *layout, const mpt_log_t *log,
+                               float *master)
+{
+    mpt_llmc_t *file;
+    mpt_status_t status = mpt_llmc_open(path, &shape, log, &file);
+    if (status != MPT_OK)
+        return status;
+    for (int t = 0; t < layout->tensor_count && status == MPT_OK; t++) {
+        int64_t count = mpt_tensor_count(&layout->tensors[t]);
+        for (int64_t i = 0; i < count && status == MPT_OK; i += 5)
+            status = mpt_llmc_read(file, t, i, count - i < 5 ? count - i : 5,
+                                   master + mpt_layout_at(layout, t) + i);
+    }
+    mpt_llmc_close(file);
+    return status;
+}
+
 static void version_3_reads_back_bit_for_bit(void **state)
 {
     scratch_t *s = *state;
     const char *path = scratch_path(s, "model.bin");
     mpt_layout_t one = build(&shape, 1), four = build(&shape, 4);
     float *written = random_masters(&one), *read = zeros(&four);
-    assert_int_equal(mpt_llmc_write(path, &shape, &one, &s->log, 3, written), MPT_OK);
-    assert_int_equal(mpt_llmc_read(path, &shape, &four, &s->log, read), MPT_OK);
+    assert_int_equal(write_model(path, &one, &s->log, 3, written), MPT_OK);
+    assert_int_equal(read_model(path, &four, &s->log, read), MPT_OK);
     for (int t = 0; t < one.tensor_count; t++)
         assert_memory_equal(read + mpt_layout_at(&four, t), written + mpt_layout_at(&one, t),
                             (size_t)mpt_tensor_count(&one.tensors[t]) * sizeof(float));
@@ -76,8 +116,8 @@ static void version_5_rounds_to_bf16_once_and_to_nearest(void **state)
     float *written = random_masters(&layout), *read = zeros(&layout);
     written[0] = mpt_f32_from_bits(0x3f808000u); /* halfway: to the even one below */
     written[1] = mpt_f32_from_bits(0x3f818000u); /* halfway: to the even one above */
-    assert_int_equal(mpt_llmc_write(path, &shape, &layout, &s->log, 5, written), MPT_OK);
-    assert_int_equal(mpt_llmc_read(path, &shape, &layout, &s->log, read), MPT_OK);
+    assert_int_equal(write_model(path, &layout, &s->log, 5, written), MPT_OK);
+    assert_int_equal(read_model(path, &layout, &s->log, read), MPT_OK);
     for (int64_t i = 0; i < layout.total; i++)
         assert_int_equal(mpt_f32_bits(read[i]),
                          mpt_f32_bits(mpt_bf16_to_f32(mpt_f32_to_bf16(written[i]))));
@@ -95,8 +135,7 @@ static void the_shape_reads_back(void **state)
     mpt_layout_t layout = build(&shape, 1);
     float *master = zeros(&layout);
     size_t bytes;
-    assert_int_equal(mpt_llmc_write(scratch_path(s, "m"), &shape, &layout, &s->log, 3, master),
-                     MPT_OK);
+    assert_int_equal(write_model(scratch_path(s, "m"), &layout, &s->log, 3, master), MPT_OK);
     assert_int_equal(mpt_llmc_shape(scratch_path(s, "m"), &s->log, &read), MPT_OK);
     assert_int_equal(read.layers, shape.layers);
     assert_int_equal(read.heads, shape.heads);
@@ -185,8 +224,7 @@ static void a_file_made_by_hand_lands_in_the_right_tensors(void **state)
     float *master = zeros(&layout);
     int64_t first = 0;
     write_by_hand(scratch_path(s, "hand"), good_header);
-    assert_int_equal(mpt_llmc_read(scratch_path(s, "hand"), &shape, &layout, &s->log, master),
-                     MPT_OK);
+    assert_int_equal(read_model(scratch_path(s, "hand"), &layout, &s->log, master), MPT_OK);
     for (int p = 0; p < 16; p++)
         for (int layer = 0; layer < (parts[p].per_layer ? 3 : 1); layer++) {
             char name[64];
@@ -209,7 +247,7 @@ static void assert_refused(scratch_t *s, const char *path, const char *why)
     mpt_layout_t layout = build(&shape, 1);
     float *master = zeros(&layout);
     scratch_forget(s);
-    assert_int_equal(mpt_llmc_read(path, &shape, &layout, &s->log, master), MPT_ERR_CHECKPOINT);
+    assert_int_equal(read_model(path, &layout, &s->log, master), MPT_ERR_CHECKPOINT);
     assert_int_equal(s->lines, 1);
     assert_non_null(strstr(s->said, path));
     if (strstr(s->said, why) == NULL)
@@ -226,11 +264,12 @@ static void malformed_headers_are_refused(void **state)
         int32_t value;
         const char *why;
     } faults[] = {
-        {0, 20240325, "magic"}, {0, 0x46134001, "magic"}, {1, 1, "version"},
-        {1, 4, "version"},      {2, 0, "not positive"},   {2, -5, "not positive"},
-        {3, 0, "not positive"}, {4, -1, "not positive"},  {5, 0, "not positive"},
-        {6, 0, "not positive"}, {7, 0, "not positive"},   {7, VOCAB - 1, "contradict"},
-        {5, 4, "contradict"},
+        {0, 20240325, "magic"},   {0, 0x46134001, "magic"}, {1, 1, "version"},
+        {1, 4, "version"},        {2, 0, "not positive"},   {2, -5, "not positive"},
+        {3, 0, "not positive"},   {4, -1, "not positive"},  {5, 0, "not positive"},
+        {6, 0, "not positive"},   {7, 0, "not positive"},   {7, VOCAB - 1, "contradict"},
+        {5, 4, "contradict"},     {4, 4097, "limits"},      {6, (1 << 18) + 2, "limits"},
+        {2, INT32_MAX, "limits"},
     };
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
         int32_t words[8];
@@ -304,7 +343,7 @@ static void a_write_that_fails_leaves_the_old_file_and_nothing_else(void **state
     limit = before;
     limit.rlim_cur = 2000;
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
-    mpt_status_t status = mpt_llmc_write(path, &shape, &layout, &s->log, 3, master);
+    mpt_status_t status = write_model(path, &layout, &s->log, 3, master);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
     assert_int_equal(status, MPT_ERR_IO);
     assert_non_null(strstr(s->said, path));
@@ -313,12 +352,55 @@ static void a_write_that_fails_leaves_the_old_file_and_nothing_else(void **state
     assert_string_equal(file, "old");
     free(file);
     scratch_forget(s);
-    assert_int_equal(
-        mpt_llmc_write(scratch_path(s, "no/such/folder"), &shape, &layout, &s->log, 3, master),
-        MPT_ERR_IO);
+    assert_int_equal(write_model(scratch_path(s, "no/such/folder"), &layout, &s->log, 3, master),
+                     MPT_ERR_IO);
     assert_int_equal(s->lines, 1);
     free(master);
     mpt_layout_release(&layout);
+}
+
+static void an_existing_file_is_replaced_only_when_asked(void **state)
+{
+    scratch_t *s = *state;
+    mpt_llmc_t *file = NULL;
+    const char *path = scratch_path(s, "model");
+    scratch_write(path, "old", 3);
+    assert_int_equal(mpt_llmc_create(path, &shape, 3, 0, &s->log, &file), MPT_ERR_CONFIG);
+    assert_null(file);
+    assert_int_equal(s->lines, 1);
+    assert_int_equal(mpt_llmc_create(path, &shape, 3, 1, &s->log, &file), MPT_OK);
+    mpt_llmc_close(file); /* given up: the old one stays */
+    char *old = scratch_read(path, NULL);
+    assert_string_equal(old, "old");
+    free(old);
+    assert_false(scratch_exists(scratch_path(s, "model.partial")));
+    mpt_llmc_close(NULL);
+}
+
+static void the_magic_tells_llmc_files_from_others(void **state)
+{
+    scratch_t *s = *state;
+    write_by_hand(scratch_path(s, "good"), good_header);
+    scratch_write(scratch_path(s, "short"), good_header, 3);
+    scratch_write(scratch_path(s, "other"), "{\"x\":1}", 7);
+    assert_true(mpt_llmc_begins(scratch_path(s, "good")));
+    assert_false(mpt_llmc_begins(scratch_path(s, "short")));
+    assert_false(mpt_llmc_begins(scratch_path(s, "other")));
+    assert_false(mpt_llmc_begins(scratch_path(s, "nothing")));
+}
+
+static void a_file_that_shrinks_while_it_is_open_is_an_error(void **state)
+{
+    scratch_t *s = *state;
+    mpt_llmc_t *file;
+    float value;
+    write_by_hand(scratch_path(s, "good"), good_header);
+    assert_int_equal(mpt_llmc_open(scratch_path(s, "good"), &shape, &s->log, &file), MPT_OK);
+    assert_int_equal(mpt_llmc_dtype(file), MPT_F32);
+    assert_int_equal(truncate(scratch_path(s, "good"), 2000), 0);
+    assert_int_equal(mpt_llmc_read(file, mpt_gpt2_lnf(&shape), 0, 1, &value), MPT_ERR_CHECKPOINT);
+    assert_int_equal(s->lines, 1);
+    mpt_llmc_close(file);
 }
 
 static void only_versions_3_and_5_are_written(void **state)
@@ -328,9 +410,8 @@ static void only_versions_3_and_5_are_written(void **state)
     float *master = zeros(&layout);
     static const int versions[] = {0, 1, 2, 4, 6};
     for (int i = 0; i < 5; i++)
-        assert_int_equal(
-            mpt_llmc_write(scratch_path(s, "m"), &shape, &layout, &s->log, versions[i], master),
-            MPT_ERR_INVALID_ARG);
+        assert_int_equal(write_model(scratch_path(s, "m"), &layout, &s->log, versions[i], master),
+                         MPT_ERR_CONFIG);
     assert_false(scratch_exists(scratch_path(s, "m")));
     assert_int_equal(s->lines, 5);
     free(master);
@@ -350,6 +431,9 @@ int main(void)
         TEST(another_models_file_is_refused),
         TEST(files_of_another_length_are_refused),
         TEST(a_missing_file_is_named),
+        TEST(an_existing_file_is_replaced_only_when_asked),
+        TEST(the_magic_tells_llmc_files_from_others),
+        TEST(a_file_that_shrinks_while_it_is_open_is_an_error),
         TEST(only_versions_3_and_5_are_written),
         TEST(a_write_that_fails_leaves_the_old_file_and_nothing_else),
     };

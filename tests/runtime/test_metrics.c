@@ -187,13 +187,32 @@ static void the_longest_line_is_whole(void **state)
     mpt_metrics_close(metrics);
 }
 
+static void a_validation_tells_the_averages_loss_where_there_is_one(void **state)
+{
+    scratch_t *s = *state;
+    mpt_metrics_t *metrics = open_metrics(s, 0);
+    const double average = 1.0 / 7, lost = NAN;
+    mpt_metrics_validation(metrics, 5, 1.0 / 3, &average);
+    mpt_metrics_validation(metrics, 6, INFINITY, &lost);
+    mpt_metrics_validation(metrics, INT64_MAX, -2.2250738585072011e-308, &(double){-2.2250738585072011e-308});
+    char *text = lines_of(s, "metrics.jsonl");
+    assert_string_equal(text,
+                        "{\"step\":5,\"event\":\"validation\",\"val_loss\":0.3333333333333333,"
+                        "\"val_loss_ema\":0.14285714285714285}\n"
+                        "{\"step\":6,\"event\":\"validation\",\"val_loss\":\"inf\",\"val_loss_ema\":\"nan\"}\n"
+                        "{\"step\":9223372036854775807,\"event\":\"validation\",\"val_loss\":-2.225073858507201e-308,"
+                        "\"val_loss_ema\":-2.225073858507201e-308}\n");
+    free(text);
+    mpt_metrics_close(metrics);
+}
+
 static void events_and_validations_are_lines_of_their_own(void **state)
 {
     scratch_t *s = *state;
     mpt_metrics_t *metrics = open_metrics(s, 0);
     mpt_metrics_event(metrics, 3, "scale", "\"from\":2,\"to\":1");
     mpt_metrics_event(metrics, 4, "stop", "");
-    mpt_metrics_validation(metrics, 5, 1.0 / 3);
+    mpt_metrics_validation(metrics, 5, 1.0 / 3, NULL);
     char *text = lines_of(s, "metrics.jsonl");
     assert_string_equal(text,
                         "{\"step\":3,\"event\":\"scale\",\"from\":2,\"to\":1}\n"
@@ -208,7 +227,8 @@ static void no_metrics_takes_every_call(void **state)
 {
     (void)state;
     mpt_metrics_step(NULL, &sample);
-    mpt_metrics_validation(NULL, 1, 1.0);
+    mpt_metrics_validation(NULL, 1, 1.0, NULL);
+    mpt_metrics_validation(NULL, 1, 1.0, &(double){1.0});
     mpt_metrics_event(NULL, 1, "stop", "");
     mpt_metrics_close(NULL);
 }
@@ -222,7 +242,7 @@ static void write_steps(scratch_t *s, int64_t last_step, int64_t first, int64_t 
     for (result.step = first; result.step < end; result.step++) {
         mpt_metrics_step(metrics, &result);
         if (result.step % 2 == 0)
-            mpt_metrics_validation(metrics, result.step, 1.5);
+            mpt_metrics_validation(metrics, result.step, 1.5, NULL);
     }
     mpt_metrics_close(metrics);
 }
@@ -404,6 +424,7 @@ int main(void)
         TEST(a_steps_line_has_every_field_exactly),
         TEST(a_skipped_steps_line_has_strings_for_what_is_not_finite),
         TEST(the_longest_line_is_whole),
+        TEST(a_validation_tells_the_averages_loss_where_there_is_one),
         TEST(events_and_validations_are_lines_of_their_own),
         cmocka_unit_test(no_metrics_takes_every_call),
         TEST(lines_after_the_resumed_step_are_set_aside),

@@ -38,6 +38,24 @@ static mpt_plan_t plan_of(scratch_t *s, const char *model, const char *settings,
     return plan;
 }
 
+/* The same with a mode: a config's text may have each section once. */
+static mpt_plan_t mode_plan(scratch_t *s, const char *const *set, int ranks)
+{
+    int count = 0;
+    mpt_plan_t plan;
+    while (set[count] != NULL)
+        count++;
+    mpt_config_source_t source = {.text = "threads = 1\ndata { train = x.bin }\ntrain { global_batch = 32 micro_batch = 2 "
+                                          "val_every = 0 }\nprecision { compute = bf16 }\n" GPT2,
+                                  .path = "test.cfg",
+                                  .overrides = set,
+                                  .override_count = count};
+    scratch_forget(s);
+    if (mpt_plan(&source, ranks, &plan, hear, s) != MPT_OK)
+        fail_msg("%s", s->said);
+    return plan;
+}
+
 static int64_t row(const mpt_plan_t *plan, const char *use)
 {
     for (int i = 0; i < plan->memory_rows; i++)
@@ -69,7 +87,7 @@ static void a_bf16_ddp_rank_holds_twenty_bytes_a_parameter(void **state)
 {
     scratch_t *s = *state;
     for (int ranks = 1; ranks <= 8; ranks *= 2) {
-        mpt_plan_t plan = plan_of(s, GPT2, "precision { compute = bf16 }", ranks);
+        mpt_plan_t plan = mode_plan(s, (const char *[]){"parallel.shard=ddp", NULL}, ranks);
         int64_t n = plan.padded_parameters;
         assert_int_equal(plan.parameters, 124439808);
         assert_true(n >= plan.parameters && (double)n <= 1.001 * (double)plan.parameters);
@@ -78,19 +96,172 @@ static void a_bf16_ddp_rank_holds_twenty_bytes_a_parameter(void **state)
         assert_int_equal(row(&plan, "moments"), 8 * n);
         assert_int_equal(row(&plan, "accumulators"), 4 * n);
         assert_int_equal(row(&plan, "gradients"), 2 * n);
+        assert_string_equal(plan.shard, "ddp");
+        assert_int_equal(plan.shard_ranks, 1);
     }
 }
+
+/* ---- shard modes ------------------------------------------------------------------------------------------------ */
+
+/* GPT-2 124M: embeddings of a vocabulary padded to 50304, twelve blocks, the last norm; each to a multiple of 64 * pieces. */
+typedef struct sizes {
+    int64_t embeddings, block, total, window;
+} sizes_t;
+
+static int64_t padded(int64_t count, int64_t pieces)
+{
+    return (count + 64 * pieces - 1) / (64 * pieces) * (64 * pieces);
+}
+
+static sizes_t gpt2_sizes(int64_t pieces)
+{
+    sizes_t n = {.embeddings = padded((50304 + 1024) * 768, pieces), .block = padded(12 * 768 * 768 + 13 * 768, pieces)};
+    n.total = n.embeddings + 12 * n.block + padded(2 * 768, pieces);
+    n.window = n.embeddings + 2 * n.block;
+    return n;
+}
+
+typedef struct shard_case {
+    const char *set[4];
+    int group_of; /* a slice is one of ranks / group_of */
+    int weights, optimizer, gradients; /* 1: sliced */
+} shard_case_t;
+
+static const shard_case_t shard_cases[] = {
+    {{"parallel.shard=ddp"}, 1, 0, 0, 0},
+    {{"parallel.shard=zero1"}, 1, 0, 1, 0},
+    {{"parallel.shard=zero2"}, 1, 0, 1, 1},
+    {{"parallel.shard=zero3"}, 1, 1, 1, 1},
+    {{"parallel.shard=hsdp", "parallel.shard_ranks=4"}, 2, 1, 1, 1},
+    {{"parallel.shard=hsdp", "parallel.shard_ranks=1"}, 8, 1, 1, 1},
+};
+#define SHARD_CASES ((int)(sizeof shard_cases / sizeof *shard_cases))
+
+static mpt_plan_t case_plan(scratch_t *s, const shard_case_t *c, const char *first, const char *second)
+{
+    const char *set[8] = {NULL};
+    int count = 0;
+    for (; count < 4 && c->set[count] != NULL; count++)
+        set[count] = c->set[count];
+    set[count++] = first;
+    set[count] = second;
+    return mode_plan(s, set, 8);
+}
+
+static void assert_sharded(const mpt_plan_t *plan, const shard_case_t *c, int64_t accumulators, int64_t gradients)
+{
+    sizes_t n = gpt2_sizes(8);
+    int64_t slice = n.total / (8 / c->group_of), owned = c->optimizer ? slice : n.total;
+    assert_int_equal(plan->padded_parameters, n.total);
+    assert_int_equal(row(plan, "weights"), 2 * (c->weights ? slice + n.window : n.total));
+    assert_int_equal(row(plan, "masters"), 4 * owned);
+    assert_int_equal(row(plan, "moments"), 8 * owned);
+    assert_int_equal(row(plan, "accumulators"), accumulators);
+    assert_int_equal(row(plan, "gradients"), gradients);
+    assert_int_equal(plan->shard_ranks, c->optimizer ? 8 / c->group_of : 1);
+}
+
+static void each_mode_holds_whole_slice_or_window(void **state)
+{
+    scratch_t *s = *state;
+    sizes_t n = gpt2_sizes(8);
+    for (int i = 0; i < SHARD_CASES; i++) {
+        const shard_case_t *c = &shard_cases[i];
+        int64_t slice = n.total / (8 / c->group_of), sliced = 2 * (n.window + slice);
+        mpt_plan_t several = case_plan(s, c, "parallel.reduce_every=step", NULL);
+        assert_int_equal(several.micro_steps, 2);
+        assert_int_equal(several.reductions, 1);
+        assert_sharded(&several, c, 4 * n.total, c->gradients ? sliced : 2 * n.total);
+        mpt_plan_t one = case_plan(s, c, "train.micro_batch=4", NULL);
+        assert_sharded(&one, c, 4 * (c->gradients ? n.window : n.total), c->gradients ? sliced : 2 * n.total);
+        /* Slices add up over micro-steps in FP32, in ddp all of it. */
+        mpt_plan_t micro = case_plan(s, c, "parallel.reduce_every=micro", NULL);
+        assert_int_equal(micro.reductions, 2);
+        assert_sharded(&micro, c, 4 * n.window, 2 * n.window + 4 * (c->optimizer ? slice : n.total));
+    }
+}
+
+static void an_average_and_no_masters_are_as_large_as_masters(void **state)
+{
+    scratch_t *s = *state;
+    for (int i = 0; i < SHARD_CASES; i++) {
+        mpt_plan_t plain = case_plan(s, &shard_cases[i], "train.seed=1", NULL);
+        mpt_plan_t ema = case_plan(s, &shard_cases[i], "train.ema=0.99", NULL);
+        mpt_plan_t none = case_plan(s, &shard_cases[i], "precision.master=none", "precision.rounding=stochastic");
+        assert_int_equal(row(&plain, "ema"), 0);
+        assert_int_equal(row(&ema, "ema"), row(&plain, "masters"));
+        assert_int_equal(row(&none, "masters"), 0);
+        assert_int_equal(plain.bytes - none.bytes, row(&plain, "masters"));
+        /* and an asynchronous save copies one array more of what the rank writes: an eighth */
+        assert_int_equal(ema.bytes - plain.bytes, row(&plain, "masters") + 4 * plain.padded_parameters / 8);
+    }
+}
+
+/* Two lanes a rank, then one: two and one sums of gradients, and padding for all lanes. */
+static void world_takes_a_sum_for_every_unfinished_lane(void **state)
+{
+    scratch_t *s = *state;
+    for (int i = 0; i < SHARD_CASES; i++)
+        for (int lanes = 8; lanes <= 16; lanes *= 2) {
+            sizes_t n = gpt2_sizes(lanes);
+            mpt_plan_t plan = case_plan(s, &shard_cases[i], "train.reproducible=world",
+                                        lanes == 8 ? "train.lanes=8" : "train.lanes=16");
+            assert_int_equal(plan.padded_parameters, n.total);
+            assert_string_equal(plan.reduce, "fp32");
+            assert_int_equal(row(&plan, "accumulators"), 4 * n.total * (lanes / 8));
+            assert_int_equal(row(&plan, "gradients"), 0);
+        }
+}
+
+static void every_mode_of_one_rank_holds_everything(void **state)
+{
+    scratch_t *s = *state;
+    for (int i = 0; i < SHARD_CASES; i++) {
+        if (i == 4) /* groups of four */
+            continue;
+        mpt_plan_t plan = mode_plan(s, shard_cases[i].set, 1);
+        assert_int_equal(row(&plan, "masters"), 4 * plan.padded_parameters);
+        assert_int_equal(row(&plan, "moments"), 8 * plan.padded_parameters);
+    }
+}
+
+static void sharding_more_takes_less(void **state)
+{
+    scratch_t *s = *state;
+    int64_t before = INT64_MAX;
+    for (int i = 0; i < 4; i++) {
+        mpt_plan_t plan = case_plan(s, &shard_cases[i], "train.micro_batch=4", NULL); /* one micro-step */
+        assert_true(plan.bytes < before);
+        before = plan.bytes;
+    }
+}
+
+static void hsdp_needs_room_for_one_units_partial_sum(void **state)
+{
+    scratch_t *s = *state;
+    sizes_t n = gpt2_sizes(8);
+    mpt_plan_t zero3 = case_plan(s, &shard_cases[3], "train.seed=1", NULL);
+    for (int i = 4; i < SHARD_CASES; i++) {
+        mpt_plan_t hsdp = case_plan(s, &shard_cases[i], "train.seed=1", NULL);
+        assert_int_equal(row(&hsdp, "comm") - row(&zero3, "comm"), 4 * n.embeddings / (8 / shard_cases[i].group_of));
+    }
+}
+
+/* ---- types and activations ------------------------------------------------------------------------------------------- */
 
 static void with_an_fp32_wire_the_accumulator_is_the_gradient(void **state)
 {
     scratch_t *s = *state;
-    mpt_plan_t plan = plan_of(s, SMALL, "precision { compute = fp32 }", 2);
+    mpt_plan_t plan = plan_of(s, SMALL, "precision { compute = fp32 } parallel { shard = ddp }", 2);
     int64_t n = plan.padded_parameters;
     assert_int_equal(row(&plan, "weights"), 4 * n);
     assert_int_equal(row(&plan, "masters"), 4 * n);
     assert_int_equal(row(&plan, "accumulators"), 4 * n);
     assert_int_equal(row(&plan, "gradients"), 0);
-    plan = plan_of(s, SMALL, "precision { compute = bf16 reduce = fp32 }", 2);
+    plan = plan_of(s, SMALL, "precision { compute = fp32 }", 2); /* zero2: the sum lies in the accumulator too */
+    assert_int_equal(row(&plan, "accumulators"), 4 * n);
+    assert_int_equal(row(&plan, "gradients"), 0);
+    plan = plan_of(s, SMALL, "precision { compute = bf16 reduce = fp32 } parallel { shard = ddp }", 2);
     assert_int_equal(row(&plan, "weights"), 2 * n);
     assert_int_equal(row(&plan, "gradients"), 0);
     assert_string_equal(plan.compute, "bf16");
@@ -120,6 +291,22 @@ static void sixteen_bit_activations_are_half_but_for_the_statistics(void **state
         assert_int_equal(row(&bf16, "activations"), 2 * numbers + statistics);
         assert_int_equal(row(&fp16, "activations"), 2 * numbers + statistics);
     }
+}
+
+/* Of what is computed again one block's worth is held; of every block its input stays. */
+static void recompute_keeps_one_block_of_what_it_computes_again(void **state)
+{
+    scratch_t *s = *state;
+    const int64_t rows = 2 * 1024, layers = 12, stat = 4 * rows, heads = 12;
+    mpt_plan_t keep = case_plan(s, &shard_cases[0], "train.recompute=none", NULL);
+    mpt_plan_t attention = case_plan(s, &shard_cases[0], "train.recompute=attention", NULL);
+    mpt_plan_t block = case_plan(s, &shard_cases[0], "train.recompute=block", NULL);
+    assert_int_equal(row(&keep, "activations"),
+                     2 * rows * 768 * (16 * layers + 2) + stat * (4 * layers + 2 + heads * layers));
+    assert_int_equal(row(&attention, "activations"),
+                     2 * rows * 768 * (11 * layers + 5 + 2) + stat * (4 * layers + 2 + heads));
+    assert_int_equal(row(&block, "activations"), 2 * rows * 768 * (layers + 15 + 2) + stat * (4 + 2 + heads));
+    assert_int_equal(keep.bytes - block.bytes, row(&keep, "activations") - row(&block, "activations"));
 }
 
 /* The loss never holds batch x seq x vocab numbers: its chunk does not grow with the batch. */
@@ -254,8 +441,15 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(the_bytes_are_the_sum_of_the_rows),
         TEST(a_bf16_ddp_rank_holds_twenty_bytes_a_parameter),
+        TEST(each_mode_holds_whole_slice_or_window),
+        TEST(an_average_and_no_masters_are_as_large_as_masters),
+        TEST(world_takes_a_sum_for_every_unfinished_lane),
+        TEST(every_mode_of_one_rank_holds_everything),
+        TEST(sharding_more_takes_less),
+        TEST(hsdp_needs_room_for_one_units_partial_sum),
         TEST(with_an_fp32_wire_the_accumulator_is_the_gradient),
         TEST(sixteen_bit_activations_are_half_but_for_the_statistics),
+        TEST(recompute_keeps_one_block_of_what_it_computes_again),
         TEST(the_losss_memory_does_not_grow_with_the_batch),
         TEST(only_an_asynchronous_save_needs_a_snapshot),
         TEST(flops_follow_three_named_conventions),

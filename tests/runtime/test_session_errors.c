@@ -32,6 +32,12 @@ static void expect_refusal(const char *set, mpt_status_t status, const char *wor
     fixture_free(expect_error((fixture_job_t){.ranks = 4, .set = {set}}, status, words));
 }
 
+static void expect_refusal_of(int ranks, const char *first, const char *second, const char *words)
+{
+    fixture_remove("run");
+    fixture_free(expect_error((fixture_job_t){.ranks = ranks, .set = {first, second}}, MPT_ERR_CONFIG, words));
+}
+
 /* ---- config ------------------------------------------------------------------------------------------- */
 
 static void mistakes_in_the_config_are_one_line_from_one_rank(void **state)
@@ -41,9 +47,26 @@ static void mistakes_in_the_config_are_one_line_from_one_rank(void **state)
     expect_refusal("train.steps=many", MPT_ERR_CONFIG, "train.steps");
     expect_refusal("train.lr=-1", MPT_ERR_CONFIG, "train.lr");
     expect_refusal("train.global_batch=18", MPT_ERR_CONFIG, "global_batch");
-    expect_refusal("parallel.shard=zero3", MPT_ERR_CONFIG, "not built");
+    expect_refusal("precision.compute=tf32", MPT_ERR_CONFIG, "not built");
     expect_refusal("device=cuda", MPT_ERR_CONFIG, "no CUDA backend");
     expect_refusal("model.heads=5", MPT_ERR_CONFIG, "model.heads");
+}
+
+static void cuts_that_the_ranks_do_not_serve_are_refused(void **state)
+{
+    (void)state;
+    expect_refusal("parallel.shard=hsdp", MPT_ERR_CONFIG, "needs parallel.shard_ranks");
+    expect_refusal("parallel.shard_ranks=2", MPT_ERR_CONFIG, "parallel.shard = hsdp");
+    expect_refusal_of(4, "parallel.shard=hsdp", "parallel.shard_ranks=3", "is no power of two");
+    expect_refusal_of(4, "parallel.shard=hsdp", "parallel.shard_ranks=8", "does not divide the 4 ranks");
+    expect_refusal_of(6, "parallel.shard=hsdp", "parallel.shard_ranks=4", "does not divide the 6 ranks");
+    expect_refusal_of(3, "train.reproducible=world", NULL, "does not serve 3 ranks");
+    expect_refusal_of(4, "train.reproducible=world", "train.lanes=2", "does not serve 4 ranks");
+    expect_refusal_of(2, "train.reproducible=world", "train.lanes=16", "train.global_batch = 16");
+    expect_refusal_of(2, "train.reproducible=world", "parallel.reduce_every=micro", "use step");
+    expect_refusal("train.lanes=4", MPT_ERR_CONFIG, "train.reproducible = world");
+    expect_refusal("precision.rounding=stochastic", MPT_ERR_CONFIG, "use nearest"); /* the config computes in FP32 */
+    expect_refusal_of(2, "precision.compute=bf16", "precision.master=none", "rounding = stochastic");
 }
 
 static mpt_status_t open_text(const char *text, const char *path, fixture_run_t *run)
@@ -82,6 +105,43 @@ static void an_unknown_instruction_level_or_backend_is_refused(void **state)
         expect_refusal("train.steps=5", MPT_ERR_CONFIG, variables[i]);
         unsetenv(variables[i]);
     }
+}
+
+static void a_fault_that_cannot_be_is_refused(void **state)
+{
+    static const char *const faults[] = {"overflow:rank=4,step=1,micro=0,tensor=wte.weight,element=5",
+                                         "flip:rank=1,step=1,tensor=wte.weight,element=5,kind=gradient,bit=3",
+                                         "slow:rank=1,step=1"};
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        setenv("MPT_INJECT", faults[i], 1);
+        expect_refusal("train.steps=5", MPT_ERR_CONFIG, faults[i]);
+        unsetenv("MPT_INJECT");
+    }
+}
+
+/* The plan's bytes are enough, and one less is not. */
+static void a_run_that_does_not_fit_its_memory_does_not_start(void **state)
+{
+    static const char *const wrong[] = {"lots", "1X", "0", "-1G", "1G2", "G"};
+    char bytes[32];
+    (void)state;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        setenv("MPT_MEMORY", wrong[i], 1);
+        expect_refusal("train.steps=5", MPT_ERR_CONFIG, wrong[i]);
+    }
+    setenv("MPT_MEMORY", "1G", 1);
+    fixture_remove("run");
+    fixture_run_t *run = fixture_expect((fixture_job_t){.ranks = 4, .set = {"train.steps=2"}}, MPT_OK);
+    snprintf(bytes, sizeof bytes, "%" PRId64, run->planned_bytes[0]);
+    setenv("MPT_MEMORY", bytes, 1);
+    fixture_remove("run");
+    fixture_free(fixture_expect((fixture_job_t){.ranks = 4, .set = {"train.steps=2"}}, MPT_OK));
+    snprintf(bytes, sizeof bytes, "%" PRId64, run->planned_bytes[0] - 1);
+    setenv("MPT_MEMORY", bytes, 1);
+    expect_refusal("train.steps=2", MPT_ERR_NO_MEMORY, "mpt-ddp plan --ranks 4 --memory");
+    unsetenv("MPT_MEMORY");
+    fixture_free(run);
 }
 
 /* ---- data ------------------------------------------------------------------------------------------------ */
@@ -293,8 +353,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mistakes_in_the_config_are_one_line_from_one_rank),
+        cmocka_unit_test(cuts_that_the_ranks_do_not_serve_are_refused),
         cmocka_unit_test(messages_name_file_and_line_of_the_config),
         cmocka_unit_test(an_unknown_instruction_level_or_backend_is_refused),
+        cmocka_unit_test(a_fault_that_cannot_be_is_refused),
+        cmocka_unit_test(a_run_that_does_not_fit_its_memory_does_not_start),
         cmocka_unit_test(unusable_token_files_are_refused),
         cmocka_unit_test(a_missing_validation_file_is_refused_where_it_would_be_read),
         cmocka_unit_test(a_token_beyond_the_vocabulary_stops_all_ranks_together),

@@ -1,0 +1,42 @@
+#include <stdarg.h>
+#include <stdio.h>
+#include "bench.h"
+
+void mpt_bench_config_write(const mpt_bench_place_t *place, int sequences, char *text)
+{
+    snprintf(text, MPT_BENCH_CONFIG_BYTES,
+             "model {\n layers = 12\n heads = 12\n dim = 768\n context = %d\n vocab = %d\n}\n"
+             "data {\n train = \"%s\"\n}\n"
+             "train {\n steps = 100000\n global_batch = %d\n micro_batch = %d\n}\n"
+             "parallel {\n shard = ddp\n}\n",
+             MPT_BENCH_CONTEXT, MPT_BENCH_VOCAB, place->tokens, sequences, MPT_BENCH_MICRO_BATCH);
+}
+
+void mpt_bench_overrides_borrow(mpt_bench_overrides_t *overrides, const char *item)
+{
+    overrides->items[overrides->count++] = item;
+}
+
+void mpt_bench_overrides_add(mpt_bench_overrides_t *overrides, const char *format, ...)
+{
+    char *word = overrides->words[overrides->word_count++];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(word, sizeof(overrides->words[0]), format, arguments);
+    va_end(arguments);
+    mpt_bench_overrides_borrow(overrides, word);
+}
+
+void mpt_bench_overrides_begin(mpt_bench_overrides_t *overrides, const char *dir,
+                               const char *compute, int64_t threads)
+{
+    overrides->count = overrides->word_count = 0;
+    mpt_bench_overrides_borrow(overrides, "checkpoint.every=0");
+    mpt_bench_overrides_borrow(overrides, "train.val_every=0");
+    mpt_bench_overrides_add(overrides, "checkpoint.dir=%s", dir);
+    mpt_bench_overrides_add(overrides, "log.dir=%s", dir);
+    if (compute)
+        mpt_bench_overrides_add(overrides, "precision.compute=%s", compute);
+    if (threads > 0)
+        mpt_bench_overrides_add(overrides, "threads=%lld", (long long)threads);
+}

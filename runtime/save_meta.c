@@ -1,0 +1,153 @@
+#include "save_meta.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checkpoint.h"
+
+typedef enum kind { COUNT, SEED, REAL, WORD } kind_t;
+
+typedef struct row {
+    const char *key;
+    mpt_save_part_t part;
+    kind_t kind;
+    size_t at;
+} row_t;
+
+#define AT(member) offsetof(mpt_save_meta_t, member)
+#define WORD_BYTES 16
+
+static const row_t rows[] = {
+    {"arch", MPT_META_MODEL, WORD, AT(arch)},
+    {"layers", MPT_META_MODEL, COUNT, AT(layers)},
+    {"heads", MPT_META_MODEL, COUNT, AT(heads)},
+    {"dim", MPT_META_MODEL, COUNT, AT(dim)},
+    {"context", MPT_META_MODEL, COUNT, AT(context)},
+    {"vocab", MPT_META_MODEL, COUNT, AT(vocab)},
+    {"parameters", MPT_META_MODEL, COUNT, AT(parameters)},
+    {"compute", MPT_META_MODEL, WORD, AT(compute)},
+    {"shard", MPT_META_SAVED, WORD, AT(shard)},
+    {"seed", MPT_META_ORDER, SEED, AT(seed)},
+    {"global_batch", MPT_META_ORDER, COUNT, AT(global_batch)},
+    {"sequence", MPT_META_ORDER, COUNT, AT(sequence)},
+    {"order", MPT_META_ORDER, WORD, AT(order)},
+    {"applied", MPT_META_PROGRESS, COUNT, AT(applied)},
+    {"position", MPT_META_PROGRESS, COUNT, AT(position)},
+    {"tokens", MPT_META_PROGRESS, COUNT, AT(tokens)},
+    {"rounded", MPT_META_PROGRESS, COUNT, AT(rounded)},
+    {"scale", MPT_META_PROGRESS, REAL, AT(scale)},
+    {"scale_dynamic", MPT_META_PROGRESS, COUNT, AT(scale_dynamic)},
+    {"scale_clean", MPT_META_PROGRESS, COUNT, AT(scale_clean)},
+    {"scale_hits", MPT_META_PROGRESS, COUNT, AT(scale_hits)},
+    {"consecutive_skips", MPT_META_PROGRESS, COUNT, AT(consecutive_skips)},
+};
+#define ROWS ((int)(sizeof rows / sizeof *rows))
+
+_Static_assert(sizeof rows / sizeof *rows <= 32, "a bit for each");
+
+int mpt_save_meta_rows(void)
+{
+    return ROWS;
+}
+
+const char *mpt_save_meta_key(int row)
+{
+    return rows[row].key;
+}
+
+mpt_save_part_t mpt_save_meta_part(int row)
+{
+    return rows[row].part;
+}
+
+static int set_whole(void *field, kind_t kind, const char *text)
+{
+    char *end;
+    errno = 0;
+    uint64_t value = strtoull(text, &end, 10);
+    if (!isdigit((unsigned char)text[0]) || errno != 0 || *end != '\0' || (kind == COUNT && value > INT64_MAX))
+        return 0;
+    memcpy(field, &value, sizeof value);
+    return 1;
+}
+
+static int set_real(void *field, const char *text)
+{
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end != '\0' || !isfinite(value) || !(value > 0.0))
+        return 0;
+    memcpy(field, &value, sizeof value);
+    return 1;
+}
+
+static int set_word(char *field, const char *text)
+{
+    size_t length = strlen(text);
+    if (length == 0 || length >= WORD_BYTES)
+        return 0;
+    for (size_t i = 0; i < length; i++)
+        if (!isgraph((unsigned char)text[i]))
+            return 0;
+    memcpy(field, text, length + 1);
+    return 1;
+}
+
+int mpt_save_meta_set(mpt_save_meta_t *meta, int row, const char *text)
+{
+    void *field = (char *)meta + rows[row].at;
+    int done = rows[row].kind == WORD   ? set_word(field, text)
+               : rows[row].kind == REAL ? set_real(field, text)
+                                        : set_whole(field, rows[row].kind, text);
+    if (done)
+        meta->known |= 1u << row;
+    return done;
+}
+
+void mpt_save_meta_mark(mpt_save_meta_t *meta, mpt_save_part_t part, int known)
+{
+    for (int i = 0; i < ROWS; i++) {
+        if (rows[i].part != part)
+            continue;
+        meta->known &= ~(1u << i);
+        meta->known |= (uint32_t)!!known << i;
+    }
+}
+
+static int print_row(const row_t *row, const mpt_save_meta_t *meta, char *out, size_t bytes)
+{
+    const void *field = (const char *)meta + row->at;
+    switch (row->kind) {
+    case WORD:
+        return snprintf(out, bytes, "%s = %s\n", row->key, (const char *)field);
+    case REAL:
+        return snprintf(out, bytes, "%s = %a\n", row->key, *(const double *)field);
+    case SEED:
+        return snprintf(out, bytes, "%s = %" PRIu64 "\n", row->key, *(const uint64_t *)field);
+    default:
+        return snprintf(out, bytes, "%s = %" PRId64 "\n", row->key, *(const int64_t *)field);
+    }
+}
+
+void mpt_save_meta_write(const mpt_save_meta_t *meta, char *out, size_t bytes)
+{
+    size_t used = 0;
+    out[0] = '\0';
+    for (int i = 0; i < ROWS && used < bytes; i++)
+        if (meta->known >> i & 1u)
+            used += (size_t)print_row(&rows[i], meta, out + used, bytes - used);
+}
+
+void mpt_save_meta_read(const char *text, mpt_save_meta_t *meta_p)
+{
+    char value[64];
+    *meta_p = (mpt_save_meta_t){0};
+    for (int i = 0; i < ROWS; i++)
+        if (mpt_checkpoint_get(text, rows[i].key, value, sizeof value))
+            mpt_save_meta_set(meta_p, i, value);
+}

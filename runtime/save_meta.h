@@ -1,0 +1,44 @@
+/*
+ * The session's part of a checkpoint's meta: what a run needs besides tensors to go on, as "key = value" lines. One
+ * table (save_meta.c) knows every key; saving, `ckpt info`, export and import share it. Plain values.
+ */
+#ifndef MPT_SAVE_META_H
+#define MPT_SAVE_META_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct mpt_save_meta {
+    /* the model */
+    char arch[16];
+    int64_t layers, heads, dim, context, vocab, parameters;
+    char compute[16]; /* "bf16" */
+    /* how it was saved */
+    char shard[16];
+    /* what fixes the order of data */
+    uint64_t seed;
+    int64_t global_batch, sequence;
+    char order[16];
+    /* where the run stands */
+    int64_t applied, position, tokens, rounded;
+    double scale;
+    int64_t scale_dynamic, scale_clean, scale_hits, consecutive_skips;
+    uint32_t known; /* a bit for each row of the table: those that are not known are not written */
+} mpt_save_meta_t;
+
+typedef enum mpt_save_part { MPT_META_MODEL, MPT_META_SAVED, MPT_META_ORDER, MPT_META_PROGRESS } mpt_save_part_t;
+
+/** Number of keys; the key of a row, and what it belongs to. */
+int mpt_save_meta_rows(void);
+const char *mpt_save_meta_key(int row);
+mpt_save_part_t mpt_save_meta_part(int row);
+/** Set row `row` from its text, and mark it known. 1; 0: no such value can be (nothing is set). */
+int mpt_save_meta_set(mpt_save_meta_t *meta, int row, const char *text);
+/** Mark every row of a part known (after filling it in), or not. */
+void mpt_save_meta_mark(mpt_save_meta_t *meta, mpt_save_part_t part, int known);
+/** The known rows as lines. Doubles in hexadecimal: they read back exactly. */
+void mpt_save_meta_write(const mpt_save_meta_t *meta, char *out, size_t bytes);
+/** What a checkpoint's meta text holds of it; rows that are missing or malformed are not known, and zero. */
+void mpt_save_meta_read(const char *text, mpt_save_meta_t *meta_p);
+
+#endif
