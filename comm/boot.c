@@ -1,6 +1,8 @@
 #include "boot.h"
 
+#include <assert.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -128,6 +130,16 @@ fail:
     free(boots);
     free(meeting);
     return MPT_ERR_NO_MEMORY;
+}
+
+mpt_status_t mpt_boot_agree(mpt_boot_t *boot, mpt_status_t own)
+{
+    uint8_t mine = (uint8_t)own, all[MPT_BOOT_MAX_RANKS];
+    assert(boot->ranks <= MPT_BOOT_MAX_RANKS);
+    mpt_status_t status = boot->ops->exchange(boot, &mine, all, sizeof mine);
+    for (int r = 0; r < boot->ranks && status == MPT_OK; r++)
+        status = (mpt_status_t)all[r];
+    return status;
 }
 
 void mpt_boot_destroy(mpt_boot_t *boot)

@@ -13,6 +13,8 @@
 extern "C" {
 #endif
 
+#define MPT_BOOT_MAX_RANKS 4096 /* of a session: small exchanges fit the stack */
+
 typedef struct mpt_boot mpt_boot_t;
 
 typedef struct mpt_boot_ops {
@@ -39,6 +41,10 @@ MPT_API mpt_status_t mpt_boot_self_create(mpt_boot_t **boot_p);
  *  last one frees what they share. Once one is destroyed, an exchange of the others fails instead of
  *  waiting for ever. @return MPT_OK; MPT_ERR_INVALID_ARG: ranks < 1; MPT_ERR_NO_MEMORY. */
 MPT_API mpt_status_t mpt_boot_threads_create(int ranks, mpt_boot_t **boots_p);
+/** Every rank's status in, the first failure by rank out on all: before a stage that needs what each rank has prepared.
+ *  Collective; allocates nothing, so that a rank without memory can say so. At most MPT_BOOT_MAX_RANKS ranks.
+ *  @return that status; MPT_ERR_COMM. */
+mpt_status_t mpt_boot_agree(mpt_boot_t *boot, mpt_status_t own);
 /** Destroy; NULL is allowed. */
 MPT_API void mpt_boot_destroy(mpt_boot_t *boot);
 

@@ -74,20 +74,35 @@ static mpt_status_t join(mpt_boot_t *boot, MPI_Comm given)
     return find_local_ranks(boot);
 }
 
+/* Does every rank have memory for a boot? Joining needs all of them. */
+static mpt_status_t agree(MPI_Comm given, int have, const mpt_log_t *log)
+{
+    int all = have;
+    if (!have)
+        mpt_log_no_memory(log, sizeof(boot_mpi_t) + sizeof(mpt_boot_t), "a boot");
+    int error = MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, given);
+    if (error)
+        return failed(log, "MPI_Allreduce", error);
+    return all ? MPT_OK : MPT_ERR_NO_MEMORY;
+}
+
 mpt_status_t mpt_boot_mpi_create(const void *mpi_comm, const mpt_log_t *log, mpt_boot_t **boot_p)
 {
     int initialized = 0;
     MPI_Initialized(&initialized);
     if (!initialized || !mpi_comm)
         return MPT_ERR_INVALID_ARG;
-    mpt_status_t status = MPT_ERR_NO_MEMORY;
+    const MPI_Comm given = *(const MPI_Comm *)mpi_comm;
+    mpt_log_t aloud = {.level = MPT_LOG_ERROR};
+    MPI_Comm_rank(given, &aloud.rank);
     boot_mpi_t *impl = calloc(1, sizeof *impl);
     mpt_boot_t *boot = calloc(1, sizeof *boot);
-    if (!impl || !boot)
+    mpt_status_t status = agree(given, impl && boot, log ? log : &aloud);
+    if (status)
         goto fail;
     *impl = (boot_mpi_t){.comm = MPI_COMM_NULL, .log = log};
     *boot = (mpt_boot_t){.ops = &boot_mpi_ops, .impl = impl};
-    status = join(boot, *(const MPI_Comm *)mpi_comm);
+    status = join(boot, given);
     if (status)
         goto fail_join;
     *boot_p = boot;

@@ -13,7 +13,8 @@ extern "C" {
 
 /**
  * A boot over the ranks of a communicator, which is duplicated and may be freed afterwards. Collective.
- * mpi_comm: address of an MPI_Comm. log: borrowed, may be NULL; must outlive the boot.
+ * mpi_comm: address of an MPI_Comm. log: borrowed, must outlive the boot; may be NULL: a lack of memory
+ * is then said on standard error.
  * @return MPT_OK; MPT_ERR_INVALID_ARG: MPI is not initialised; MPT_ERR_NO_MEMORY; MPT_ERR_COMM.
  */
 MPT_API mpt_status_t mpt_boot_mpi_create(const void *mpi_comm, const mpt_log_t *log,

@@ -42,32 +42,39 @@ mpt_status_t mpt_comm_create(const mpt_comm_params_t *params, mpt_comm_t **comm_
 {
     if (!params || !params->boot || !comm_p || params->boot->ranks > MPT_COMM_MAX_RANKS)
         return MPT_ERR_INVALID_ARG;
-    const mpt_boot_t *boot = params->boot;
+    mpt_boot_t *boot = params->boot;
     const char *name = params->backend ? params->backend : mpt_comm_choose(boot);
     const mpt_comm_ops_t *ops = find_backend(name);
     if (!ops || (!params->scratch && ops->scratch_bytes(boot->ranks))) {
         mpt_log_error(params->log, "comm: %s: %s", name, ops ? "no scratch" : "no such backend");
         return MPT_ERR_INVALID_ARG;
     }
-    mpt_comm_t *comm = calloc(1, sizeof *comm);
-    if (!comm)
-        return MPT_ERR_NO_MEMORY;
+    /* Setting up needs every rank: one without memory takes part as well, and then says so. */
+    mpt_comm_t spare, *made = calloc(1, sizeof *made), *comm = made ? made : &spare;
     *comm = (mpt_comm_t){.ops = ops,
                          .rank = boot->rank,
                          .ranks = boot->ranks,
-                         .boot = params->boot,
+                         .boot = boot,
                          .device = params->device,
                          .log = params->log,
                          .timeout_s = params->timeout_s,
                          .yield = params->yield,
                          .scratch = params->scratch};
     mpt_status_t status = ops->create(comm);
-    if (status) {
-        free(comm);
-        return status;
-    }
+    if (status)
+        goto fail;
+    status = mpt_boot_agree(
+        boot, made ? MPT_OK : mpt_log_no_memory(params->log, sizeof *comm, "a communicator"));
+    if (status)
+        goto fail_made;
     *comm_p = comm;
     return MPT_OK;
+
+fail_made:
+    ops->destroy(comm);
+fail:
+    free(made);
+    return status;
 }
 
 void mpt_comm_destroy(mpt_comm_t *comm)
@@ -118,7 +125,8 @@ static mpt_status_t child_prepare(const mpt_comm_t *comm, const int *members, in
     if (scratch_bytes)
         child->own_scratch = aligned_alloc(64, (scratch_bytes + 63) / 64 * 64);
     if (!child->world || (scratch_bytes && !child->own_scratch))
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(comm->log, (size_t)count * sizeof *child->world + scratch_bytes,
+                                 "a communicator's scratch");
     child->scratch = child->own_scratch;
     for (int i = 0; i < count; i++) {
         child->world[i] = mpt_comm_world_rank(comm, members[i]);
@@ -137,42 +145,61 @@ static void child_free(mpt_comm_t *child)
     free(child);
 }
 
-/* All ranks return the worst status of any, so that none goes on alone. */
-static mpt_status_t agree(mpt_comm_t *comm, mpt_status_t mine, int32_t *votes)
+mpt_status_t mpt_comm_agree(mpt_comm_t *comm, mpt_status_t own)
 {
-    votes[comm->rank] = (int32_t)mine;
-    mpt_status_t status =
-        comm->ops->all_gather(comm, &votes[comm->rank], votes, sizeof votes[0], NULL);
+    uint8_t votes[MPT_COMM_MAX_RANKS];
+    if (comm->failed)
+        return MPT_ERR_COMM;
+    votes[comm->rank] = (uint8_t)own;
+    mpt_status_t status = comm->ops->all_gather(comm, &votes[comm->rank], votes, 1, NULL);
+    comm->failed = status == MPT_ERR_COMM;
     for (int r = 0; r < comm->ranks && !status; r++)
         status = (mpt_status_t)votes[r];
     return status;
 }
 
-static mpt_status_t split(mpt_comm_t *comm, wish_t wish, wish_t *wishes, int *members,
-                          mpt_comm_t **child_p)
+/* A child without its backend's part, or NULL where this rank wants none. */
+static mpt_status_t make_child(const mpt_comm_t *comm, const int *members, int count,
+                               mpt_comm_t **child_p)
 {
+    if (count == 0)
+        return MPT_OK;
+    mpt_comm_t *child = calloc(1, sizeof *child);
+    if (!child)
+        return mpt_log_no_memory(comm->log, sizeof *child, "a communicator");
+    *child_p = child;
+    return child_prepare(comm, members, count, child);
+}
+
+/* Every step ends in a vote: a group that fails takes the others along, who would wait for it in the next call. The tables
+ * lie on the stack, so that no rank is missing in the first. */
+static mpt_status_t split(mpt_comm_t *comm, wish_t wish, mpt_comm_t **child_p)
+{
+    wish_t wishes[MPT_COMM_MAX_RANKS];
+    int members[MPT_COMM_MAX_RANKS];
+    mpt_comm_t *child = NULL;
     wishes[comm->rank] = wish;
     mpt_status_t status =
         comm->ops->all_gather(comm, &wishes[comm->rank], wishes, sizeof wish, NULL);
     if (status)
         return status;
-    mpt_comm_t *child = NULL;
-    if (wish.color >= 0) {
-        int count = order_members(comm, wishes, members);
-        child = malloc(sizeof *child);
-        status = child ? child_prepare(comm, members, count, child) : MPT_ERR_NO_MEMORY;
+    int count = wish.color >= 0 ? order_members(comm, wishes, members) : 0;
+    status = mpt_comm_agree(comm, make_child(comm, members, count, &child));
+    if (status) {
+        child_free(child);
+        return status;
     }
-    status = agree(comm, status, (int32_t *)wishes);
-    if (status)
-        goto fail;
     status = comm->ops->split(comm, wish.color, child ? members : NULL, child);
-    if (status)
-        goto fail;
-    *child_p = child;
-    return MPT_OK;
-
-fail:
-    child_free(child);
+    int made = !status && child;
+    status = mpt_comm_agree(comm, status);
+    if (!status) {
+        *child_p = child;
+        return MPT_OK;
+    }
+    if (made)
+        mpt_comm_destroy(child);
+    else
+        child_free(child);
     return status;
 }
 
@@ -183,13 +210,7 @@ mpt_status_t mpt_comm_split(mpt_comm_t *comm, int color, int key, mpt_comm_t **c
     if (comm->failed)
         return MPT_ERR_COMM;
     comm->op = "split";
-    mpt_status_t status = MPT_ERR_NO_MEMORY;
-    wish_t *wishes = malloc((size_t)comm->ranks * sizeof *wishes);
-    int *members = malloc((size_t)comm->ranks * sizeof *members);
-    if (wishes && members)
-        status = split(comm, (wish_t){color, key}, wishes, members, child_p);
-    free(members);
-    free(wishes);
+    mpt_status_t status = split(comm, (wish_t){color, key}, child_p);
     if (status == MPT_ERR_COMM)
         comm->failed = 1;
     return status;

@@ -136,6 +136,9 @@ mpt_status_t mpt_comm_recv(mpt_comm_t *comm, void *buffer, size_t bytes, int pee
 /** Ranks of equal color form a communicator, ordered by key, then rank; color < 0: none, *child_p = NULL.
  *  Collective. The child borrows what the parent borrows and allocates its own scratch. */
 mpt_status_t mpt_comm_split(mpt_comm_t *comm, int color, int key, mpt_comm_t **child_p);
+/** Every rank's status in, the first failure by rank out on all. Collective, allocates nothing. @return that status;
+ *  MPT_ERR_COMM. */
+mpt_status_t mpt_comm_agree(mpt_comm_t *comm, mpt_status_t own);
 /** MPT_OK while healthy; MPT_ERR_COMM once a peer aborted or vanished. Local, does not block. */
 mpt_status_t mpt_comm_poll(mpt_comm_t *comm);
 /** Make every rank's current and later calls on this communicator fail soon. Local; logs the reason here, and

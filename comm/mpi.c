@@ -94,6 +94,8 @@ static mpt_status_t set_up(mpt_comm_t *comm, MPI_Comm data)
     mpi_t *mpi = mpi_alloc(comm->ranks);
     int status = mpi ? MPT_OK : MPT_ERR_NO_MEMORY;
     MPI_Comm alarm = MPI_COMM_NULL;
+    if (!mpi)
+        mpt_comm_log_error(comm, "out of memory for its tables");
     MPI_Comm_set_errhandler(data, MPI_ERRORS_RETURN);
     int error = MPI_Allreduce(MPI_IN_PLACE, &status, 1, MPI_INT, MPI_MAX, data);
     if (error)

@@ -92,7 +92,6 @@ typedef struct hello {
 typedef struct setup {
     mpt_boot_t *boot;
     hello_t *hellos; /* [ranks] */
-    int32_t *votes;  /* [ranks] */
     int listener;
     int segment_fd;
 } setup_t;
@@ -161,16 +160,6 @@ static mpt_status_t make_segment(const mpt_comm_t *comm, int *fd_p)
     return MPT_OK;
 }
 
-/* Every rank learns the worst status of any, so that all go on or none. */
-static mpt_status_t agree(const setup_t *setup, mpt_status_t mine)
-{
-    int32_t vote = (int32_t)mine;
-    mpt_status_t status = setup->boot->ops->exchange(setup->boot, &vote, setup->votes, sizeof vote);
-    for (int r = 0; r < setup->boot->ranks && !status; r++)
-        status = (mpt_status_t)setup->votes[r];
-    return status;
-}
-
 static void write_hex(char text[SHM_NAME_BYTES], const unsigned char *bytes)
 {
     static const char digits[] = "0123456789abcdef";
@@ -217,15 +206,15 @@ static mpt_status_t map_over_sockets(mpt_comm_t *comm, setup_t *setup)
     mpt_status_t status = MPT_OK;
     for (int r = 0; r < comm->rank && !status; r++)
         status = mpt_shm_connect(comm, setup->hellos[r].name, secret, r);
-    status = agree(setup, status);
+    status = mpt_boot_agree(setup->boot, status);
     if (status)
         return status;
     status = mpt_shm_accept(comm, setup->listener, secret);
     status = status ? status : mpt_shm_offer(comm, setup->segment_fd);
-    status = agree(setup, status);
+    status = mpt_boot_agree(setup->boot, status);
     if (status)
         return status;
-    return agree(setup, mpt_shm_take(comm, shm->segment_bytes, 1, shm->segments));
+    return mpt_boot_agree(setup->boot, mpt_shm_take(comm, shm->segment_bytes, 1, shm->segments));
 }
 
 static mpt_status_t connect_segments(mpt_comm_t *comm, setup_t *setup)
@@ -269,9 +258,13 @@ static mpt_status_t create_over(mpt_comm_t *comm, mpt_boot_t *boot)
     size_t n = (size_t)comm->ranks;
     setup_t setup = {.boot = boot, .listener = -1, .segment_fd = -1};
     setup.hellos = calloc(n, sizeof *setup.hellos);
-    setup.votes = calloc(n, sizeof *setup.votes);
     shm_t *shm = shm_alloc(comm->ranks, boot->one_process);
-    if (!setup.hellos || !setup.votes || !shm)
+    if (setup.hellos && shm)
+        status = MPT_OK;
+    else
+        mpt_comm_log_error(comm, "out of memory for its tables");
+    status = mpt_boot_agree(boot, status);
+    if (status)
         goto done;
     comm->impl = shm;
     status = connect_segments(comm, &setup);
@@ -289,7 +282,6 @@ static mpt_status_t create_over(mpt_comm_t *comm, mpt_boot_t *boot)
 
 done:
     shm_free(shm);
-    free(setup.votes);
     free(setup.hellos);
     return status;
 }

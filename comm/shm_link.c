@@ -161,6 +161,7 @@ mpt_status_t mpt_shm_offer(const mpt_comm_t *comm, int fd)
 static char *map_fd(int fd, size_t bytes, int writable)
 {
     struct stat info;
+    errno = EINVAL;
     if (fstat(fd, &info) || info.st_size < 0 || (size_t)info.st_size < bytes)
         return NULL;
     int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
@@ -176,9 +177,10 @@ static mpt_status_t take_one(const mpt_comm_t *comm, size_t bytes, int writable,
     if (fd < 0)
         return log_errno(comm, "receiving the memory of a rank of this host");
     *address_p = map_fd(fd, bytes, writable);
+    int out_of_memory = !*address_p && errno == ENOMEM;
     mpt_status_t status = *address_p ? MPT_OK : log_errno(comm, "mapping a rank's memory");
     close(fd);
-    return status;
+    return out_of_memory ? MPT_ERR_NO_MEMORY : status;
 }
 
 mpt_status_t mpt_shm_take(const mpt_comm_t *comm, size_t bytes, int writable, char **peers)

@@ -8,11 +8,18 @@
  * learn whether all could. So a rank that runs out of addresses fails the call on every rank, and
  * nobody waits for a file that never comes. */
 
+/* The rank that could not has said why, and every rank finds it here: no alarm is needed, which one might see before the
+ * status. What peers offered may lie untaken in the sockets: the communicator is of no more use. */
 static mpt_status_t all_could(mpt_comm_t *comm)
 {
-    for (int r = 0; r < comm->ranks; r++)
-        if (mpt_shm_call(comm->impl, r)->status)
-            return mpt_shm_give_up(comm, "a rank could not share its memory");
+    shm_t *shm = comm->impl;
+    for (int r = 0; r < comm->ranks; r++) {
+        mpt_status_t status = (mpt_status_t)mpt_shm_call(shm, r)->status;
+        if (!status)
+            continue;
+        comm->failed = shm->gave_up = 1;
+        return status;
+    }
     return MPT_OK;
 }
 
@@ -56,6 +63,8 @@ mpt_status_t mpt_shm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **han
 {
     shm_t *shm = comm->impl;
     shm_region_t *region = calloc(1, sizeof *region + (size_t)comm->ranks * sizeof(char *));
+    if (!region)
+        mpt_comm_log_error(comm, "out of memory for its table");
     if (region) {
         region->number = shm->regions_made;
         region->bytes = mem->bytes;

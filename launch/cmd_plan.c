@@ -126,7 +126,7 @@ static void print_json(const mpt_plan_t *plan, const wanted_t *wanted,
     mpt_json_close(&json, '}');
 }
 
-static int show(const mpt_plan_query_t *query, const wanted_t *wanted)
+static int show(mpt_plan_query_t *query, const wanted_t *wanted)
 {
     mpt_plan_t plan;
     mpt_status_t status =
@@ -134,14 +134,15 @@ static int show(const mpt_plan_query_t *query, const wanted_t *wanted)
     if (status != MPT_OK)
         return mpt_status_exit_code(status);
     mpt_plan_report_t *reports = calloc((size_t)wanted->ranks.count, sizeof(*reports));
-    if (!reports) {
-        fprintf(stderr, "mpt-ddp plan: out of memory\n");
-        return mpt_status_exit_code(MPT_ERR_NO_MEMORY);
-    }
-    for (int i = 0; i < wanted->ranks.count; i++) {
+    for (int i = 0; i < wanted->ranks.count && reports; i++) {
         mpt_plan_ask_modes(query, (int)wanted->ranks.items[i], &reports[i]);
         if (wanted->memory > 0)
             mpt_plan_fit(query, wanted->memory, &reports[i]);
+    }
+    if (!reports || query->out_of_memory) {
+        fprintf(stderr, "mpt-ddp plan: out of memory\n");
+        free(reports);
+        return mpt_status_exit_code(MPT_ERR_NO_MEMORY);
     }
     if (wanted->as_json) {
         print_json(&plan, wanted, reports);

@@ -139,30 +139,32 @@ static mpt_status_t train(mpt_train_run_t *run)
     return status;
 }
 
-static mpt_status_t run_training(mpt_train_run_t *run)
+/* What a rank needs before it can take part in a session: all ranks go on, or none. */
+static mpt_status_t prepare(mpt_train_run_t *run, mpt_status_t so_far)
 {
-    mpt_status_t status = mpt_progress_create(run->world.rank != 0, &run->progress);
-    if (status != MPT_OK)
-        return status;
-    run->base_bytes = mpt_memory_used();
-    status = train(run);
-    mpt_progress_destroy(run->progress);
-    return status;
+    if (so_far == MPT_OK)
+        so_far = mpt_progress_create(run->world.rank != 0, &run->progress);
+    if (so_far != MPT_OK)
+        fprintf(stderr, "rank %d: %s before the run began\n", run->world.rank, mpt_status_string(so_far));
+    return mpt_world_agree(&run->world, so_far);
 }
 
 int mpt_cmd_train(int argc, char **argv)
 {
     mpt_train_run_t run = {0};
     int code = MPT_EXIT_USAGE;
-    mpt_status_t status = mpt_signals_create(&run.signals);
-    if (status != MPT_OK)
-        return mpt_status_exit_code(status);
-    status = mpt_world_open(&run.world);
+    mpt_status_t caught = mpt_signals_create(&run.signals); /* before MPI's threads, which inherit the mask */
+    mpt_status_t status = mpt_world_open(&run.world);
+    if (status == MPT_OK)
+        status = prepare(&run, caught);
     if (status == MPT_OK)
         code = parse_words(&run, argc, argv);
-    if (status == MPT_OK && code < 0)
-        status = run_training(&run);
+    if (status == MPT_OK && code < 0) {
+        run.base_bytes = mpt_memory_used();
+        status = train(&run);
+    }
     mpt_world_close(&run.world, status);
+    mpt_progress_destroy(run.progress);
     mpt_signals_destroy(run.signals);
     return status == MPT_OK && code >= 0 ? code : mpt_status_exit_code(status);
 }

@@ -27,7 +27,8 @@ static int print_help(void)
         "\nEach verb explains itself with --help; mpt-ddp --config-help lists every config key.\n"
         "A config whose name is a verb's is given as ./NAME.\n"
         "Exit codes: 0 done, 2 usage or config, 3 data or checkpoint unusable, 4 device or\n"
-        "communication failure, 5 training diverged, 75 stopped on request after a checkpoint.\n");
+        "communication failure or out of memory, 5 training diverged, 75 stopped on request after a\n"
+        "checkpoint.\n");
     return 0;
 }
 

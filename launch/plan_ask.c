@@ -29,6 +29,7 @@ void mpt_plan_query_open(mpt_plan_query_t *query, const char *path,
                          const mpt_option_list_t *overrides)
 {
     query->text = read_text(path);
+    query->out_of_memory = 0;
     query->config = (mpt_config_source_t){.text = query->text,
                                           .path = path,
                                           .overrides = overrides->items,
@@ -67,7 +68,7 @@ static void hear_error(void *ctx, mpt_log_severity_t severity, const char *line)
     snprintf(heard->line, heard->bytes, "%s", line);
 }
 
-mpt_status_t mpt_plan_ask(const mpt_plan_query_t *query, int ranks,
+mpt_status_t mpt_plan_ask(mpt_plan_query_t *query, int ranks,
                           const mpt_plan_changes_t *changes, mpt_plan_t *plan_p, char *reason,
                           size_t reason_bytes)
 {
@@ -82,10 +83,12 @@ mpt_status_t mpt_plan_ask(const mpt_plan_query_t *query, int ranks,
     config.overrides = overrides;
     config.override_count = count;
     snprintf(reason, reason_bytes, "refused");
-    return mpt_plan(&config, ranks, plan_p, hear_error, &heard);
+    mpt_status_t status = mpt_plan(&config, ranks, plan_p, hear_error, &heard);
+    query->out_of_memory |= status == MPT_ERR_NO_MEMORY;
+    return status;
 }
 
-static int ask_mode(const mpt_plan_query_t *query, int ranks, mpt_plan_mode_t *mode)
+static int ask_mode(mpt_plan_query_t *query, int ranks, mpt_plan_mode_t *mode)
 {
     mpt_status_t status =
         mpt_plan_ask(query, ranks, &mode->changes, &mode->plan, mode->reason, sizeof(mode->reason));
@@ -93,7 +96,7 @@ static int ask_mode(const mpt_plan_query_t *query, int ranks, mpt_plan_mode_t *m
     return mode->planned;
 }
 
-void mpt_plan_ask_modes(const mpt_plan_query_t *query, int ranks, mpt_plan_report_t *report)
+void mpt_plan_ask_modes(mpt_plan_query_t *query, int ranks, mpt_plan_report_t *report)
 {
     static const char *const shards[MPT_PLAN_MODES] = {"ddp", "zero1", "zero2", "zero3", "hsdp"};
     report->ranks = ranks;

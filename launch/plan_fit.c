@@ -32,7 +32,7 @@ static mpt_plan_changes_t variant_changes(const mpt_plan_mode_t *mode, int varia
 }
 
 /* The threads that the mode's plan found are named: counting the machine's cores takes longer than all the rest. */
-static int ask_quickly(const mpt_plan_query_t *query, const mpt_plan_mode_t *mode,
+static int ask_quickly(mpt_plan_query_t *query, const mpt_plan_mode_t *mode,
                        const mpt_plan_changes_t *changes, mpt_plan_t *plan_p)
 {
     mpt_plan_changes_t all = *changes;
@@ -42,7 +42,7 @@ static int ask_quickly(const mpt_plan_query_t *query, const mpt_plan_mode_t *mod
 }
 
 /* Whether a variant is built, and saves a byte in any mode. */
-static int variant_helps(const mpt_plan_query_t *query, const mpt_plan_report_t *report,
+static int variant_helps(mpt_plan_query_t *query, const mpt_plan_report_t *report,
                          int variant)
 {
     for (int m = 0; m < MPT_PLAN_MODES; m++) {
@@ -57,7 +57,7 @@ static int variant_helps(const mpt_plan_query_t *query, const mpt_plan_report_t 
 }
 
 /* From the largest down, each of them: bytes need not grow with the micro-batch, a single one needs no accumulator. */
-static void search(const mpt_plan_query_t *query, const mpt_plan_mode_t *mode, int variant,
+static void search(mpt_plan_query_t *query, const mpt_plan_mode_t *mode, int variant,
                    int64_t memory, const int64_t *divisors, int count, mpt_plan_fit_t *fit)
 {
     *fit = (mpt_plan_fit_t){.planned = 0};
@@ -110,7 +110,7 @@ static const mpt_plan_fit_t *choose(const mpt_plan_report_t *report)
     return best ? best : fewest_bytes(report);
 }
 
-void mpt_plan_fit(const mpt_plan_query_t *query, int64_t memory, mpt_plan_report_t *report)
+void mpt_plan_fit(mpt_plan_query_t *query, int64_t memory, mpt_plan_report_t *report)
 {
     int64_t divisors[MAX_DIVISORS];
     report->memory = memory;

@@ -19,6 +19,7 @@
 typedef struct mpt_plan_query {
     mpt_config_source_t config; /* overrides borrowed */
     char *text;                 /* owned; NULL: could not be read, mpt_plan says why */
+    int out_of_memory;          /* an answer is missing for that reason: what was found is not to be shown */
 } mpt_plan_query_t;
 
 /** Keys changed for one question, "section.key=value" each, after the command line's own. */
@@ -67,11 +68,11 @@ void mpt_plan_change(mpt_plan_changes_t *changes, const char *format, ...)
  * reason: room for `reason_bytes`, the error's line on failure.
  * @return as mpt_plan.
  */
-mpt_status_t mpt_plan_ask(const mpt_plan_query_t *query, int ranks,
+mpt_status_t mpt_plan_ask(mpt_plan_query_t *query, int ranks,
                           const mpt_plan_changes_t *changes, mpt_plan_t *plan_p, char *reason,
                           size_t reason_bytes);
 /** Fill report->ranks and report->modes. hsdp takes the config's shard_ranks where they are valid, else mpt_plan_hsdp_ranks. */
-void mpt_plan_ask_modes(const mpt_plan_query_t *query, int ranks, mpt_plan_report_t *report);
+void mpt_plan_ask_modes(mpt_plan_query_t *query, int ranks, mpt_plan_report_t *report);
 
 /* ---- arithmetic (plan_ask.c) ------------------------------------------------------------------------ */
 
@@ -109,7 +110,7 @@ const char *mpt_plan_variant(int variant);
  * same global batch, and choose the least traffic: of the modes that fit with the config's micro-batch or a larger one,
  * else with a smaller one, else with a variant; of equals the earliest mode. After mpt_plan_ask_modes.
  */
-void mpt_plan_fit(const mpt_plan_query_t *query, int64_t memory, mpt_plan_report_t *report);
+void mpt_plan_fit(mpt_plan_query_t *query, int64_t memory, mpt_plan_report_t *report);
 /** The table of what fits, and the suggestion or by how much everything fails. After mpt_plan_fit. */
 void mpt_plan_suggest_print(const mpt_plan_report_t *report);
 /** The member "suggestion": of the first report that has one that fits, else of the first. */

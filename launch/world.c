@@ -18,7 +18,20 @@ static mpt_status_t open_mpi(mpt_world_t *world)
 mpt_status_t mpt_world_open(mpt_world_t *world)
 {
     *world = (mpt_world_t){.ranks = 1};
-    return mpt_launched_by_mpi() ? open_mpi(world) : mpt_boot_self_create(&world->boot);
+    if (mpt_launched_by_mpi())
+        return open_mpi(world);
+    mpt_status_t status = mpt_boot_self_create(&world->boot);
+    if (status != MPT_OK)
+        fprintf(stderr, "mpt-ddp: %s\n", mpt_status_string(status));
+    return status;
+}
+
+mpt_status_t mpt_world_agree(const mpt_world_t *world, mpt_status_t own)
+{
+    int status = (int)own;
+    if (world->mpi)
+        MPI_Allreduce(MPI_IN_PLACE, &status, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+    return (mpt_status_t)status;
 }
 
 void mpt_world_sum(const mpt_world_t *world, double *values, int count)

@@ -16,6 +16,8 @@ typedef struct mpt_world {
 
 /** Collective. @return MPT_OK; MPT_ERR_COMM; MPT_ERR_NO_MEMORY: close the world all the same. */
 mpt_status_t mpt_world_open(mpt_world_t *world);
+/** Every rank's status in, the worst out on all. Collective. */
+mpt_status_t mpt_world_agree(const mpt_world_t *world, mpt_status_t own);
 /** Sum `count` values over all ranks, in place; rank 0 alone gets the sums. Collective. */
 void mpt_world_sum(const mpt_world_t *world, double *values, int count);
 /**

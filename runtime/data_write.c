@@ -82,12 +82,13 @@ mpt_status_t mpt_data_write(const char *path, const uint16_t *tokens, int64_t co
     }
     if (asprintf(&aside, "%s.tmp.%ld", path, (long)getpid()) < 0) {
         mpt_log_error(log, "%s: no memory to write it", path);
-        return MPT_ERR_IO;
+        return MPT_ERR_NO_MEMORY;
     }
     int written = write_aside(path, aside, tokens, count);
+    mpt_status_t status = written ? MPT_OK : errno == ENOMEM ? MPT_ERR_NO_MEMORY : MPT_ERR_IO;
     if (!written)
         mpt_log_error(log, "%s: cannot be written: %s; check the folder and its free space", path,
                       strerror(errno));
     free(aside);
-    return written ? MPT_OK : MPT_ERR_IO;
+    return status;
 }

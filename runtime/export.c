@@ -28,15 +28,18 @@ void mpt_export_kinds(unsigned kinds, char *out)
                     mpt_checkpoint_kind_name((mpt_checkpoint_kind_t)k));
 }
 
-mpt_status_t mpt_export_layout(const mpt_gpt2_shape_t *shape, mpt_layout_t *layout_p)
+mpt_status_t mpt_export_layout(const mpt_gpt2_shape_t *shape, const mpt_log_t *log, mpt_layout_t *layout_p)
 {
     int count = mpt_gpt2_tensor_count(shape);
     mpt_tensor_t *tensors = calloc((size_t)count, sizeof *tensors);
-    if (tensors == NULL)
-        return MPT_ERR_NO_MEMORY;
-    mpt_gpt2_tensors(shape, tensors);
-    mpt_status_t status = mpt_layout_build(tensors, count, &(mpt_layout_cut_t){.ranks = 1}, layout_p);
+    mpt_status_t status = MPT_ERR_NO_MEMORY;
+    if (tensors != NULL) {
+        mpt_gpt2_tensors(shape, tensors);
+        status = mpt_layout_build(tensors, count, &(mpt_layout_cut_t){.ranks = 1}, layout_p);
+    }
     free(tensors);
+    if (status == MPT_ERR_NO_MEMORY)
+        mpt_log_error(log, "out of memory for the table of %d tensors", count);
     return status;
 }
 
@@ -149,7 +152,7 @@ static mpt_status_t open_layout(export_t *e)
         return MPT_ERR_CHECKPOINT;
     }
     e->shape = mpt_memory_shape(&config);
-    return mpt_export_layout(&e->shape, &e->layout);
+    return mpt_export_layout(&e->shape, e->log, &e->layout);
 }
 
 /* Every line of the meta as metadata; "pt" tells other programs that matrices lie as PyTorch's Linear has them. */
@@ -194,6 +197,8 @@ static mpt_status_t begin_safetensors(export_t *e)
     for (int k = 0; k < MPT_KIND_COUNT && status == MPT_OK; k++)
         if (e->kinds >> k & 1u)
             status = add_tensors(e, (mpt_checkpoint_kind_t)k, &number);
+    if (status == MPT_ERR_NO_MEMORY)
+        mpt_log_error(e->log, "out of memory for the header of %s", e->params->out);
     if (status == MPT_OK)
         status = mpt_safetensors_begin(e->writer, e->params->out, e->params->force, e->log);
     return status;

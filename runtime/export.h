@@ -21,8 +21,8 @@
 const char *mpt_export_prefix(mpt_checkpoint_kind_t kind);
 /** "master, m, v" for a bit each; `out` has room for 32 bytes. */
 void mpt_export_kinds(unsigned kinds, char *out);
-/** The layout of a model on one rank. @return MPT_OK; MPT_ERR_NO_MEMORY. */
-mpt_status_t mpt_export_layout(const mpt_gpt2_shape_t *shape, mpt_layout_t *layout_p);
+/** The layout of a model on one rank. @return MPT_OK; MPT_ERR_NO_MEMORY (logged). */
+mpt_status_t mpt_export_layout(const mpt_gpt2_shape_t *shape, const mpt_log_t *log, mpt_layout_t *layout_p);
 
 /** See mpt_checkpoint_export. */
 mpt_status_t mpt_export_run(const mpt_checkpoint_export_params_t *params, const mpt_log_t *log,

@@ -43,7 +43,7 @@ static mpt_status_t open_llmc(import_t *in)
     if (status == MPT_OK)
         status = mpt_llmc_open(in->params->file, &in->shape, in->log, &in->llmc);
     if (status == MPT_OK)
-        status = mpt_export_layout(&in->shape, &in->layout);
+        status = mpt_export_layout(&in->shape, in->log, &in->layout);
     if (status != MPT_OK)
         return status;
     in->dtype = mpt_llmc_dtype(in->llmc);
@@ -111,7 +111,7 @@ static mpt_status_t read_shape(import_t *in)
                                    .context = meta->context,
                                    .vocab = meta->vocab};
     const char *fault = mpt_llmc_shape_fault(&in->shape);
-    return fault == NULL ? mpt_export_layout(&in->shape, &in->layout)
+    return fault == NULL ? mpt_export_layout(&in->shape, in->log, &in->layout)
                          : refuse_shape(in, fault);
 }
 
@@ -137,7 +137,7 @@ static mpt_status_t find_kind(import_t *in, mpt_checkpoint_kind_t kind)
     char name[MPT_EXPORT_NAME_MAX];
     int *index = in->index[kind] = calloc((size_t)count, sizeof *index);
     if (index == NULL)
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(in->log, (size_t)count * sizeof *index, "the table of tensors");
     for (int t = 0; t < count; t++) {
         const mpt_tensor_t *tensor = &in->layout.tensors[t];
         snprintf(name, sizeof name, "%s%s", mpt_export_prefix(kind), tensor->name);
@@ -166,7 +166,7 @@ static mpt_status_t check_all_used(const import_t *in)
     char *used = calloc((size_t)count + 1, 1);
     mpt_status_t status = MPT_OK;
     if (used == NULL)
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(in->log, (size_t)count + 1, "the table of tensors");
     for (int k = 0; k < MPT_KIND_COUNT; k++)
         for (int t = 0; t < in->layout.tensor_count && in->kinds >> k & 1u; t++)
             used[in->index[k][t]] = 1;
@@ -271,7 +271,8 @@ static mpt_status_t read_arrays(import_t *in)
             continue;
         in->arrays[k] = calloc((size_t)in->layout.total, sizeof(float));
         if (in->arrays[k] == NULL)
-            return MPT_ERR_NO_MEMORY;
+            return mpt_log_no_memory(in->log, (size_t)in->layout.total * sizeof(float),
+                                     mpt_checkpoint_kind_name((mpt_checkpoint_kind_t)k));
         for (int t = 0; t < in->layout.tensor_count && held && status == MPT_OK; t++)
             status = read_tensor(in, k, t);
     }

@@ -55,7 +55,8 @@ static mpt_status_t place_tensors(mpt_llmc_t *file)
     file->offsets = calloc((size_t)count, sizeof *file->offsets);
     if (tensors == NULL || file->offsets == NULL) {
         free(tensors);
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(file->log, (size_t)count * (sizeof *tensors + sizeof *file->offsets),
+                                 "the table of tensors");
     }
     mpt_gpt2_tensors(&file->shape, tensors);
     file->bytes = LLMC_HEADER_WORDS * sizeof(int32_t);
@@ -148,7 +149,7 @@ static mpt_status_t open_file(const char *path, const mpt_gpt2_shape_t *shape, c
     mpt_llmc_t *file = calloc(1, sizeof *file);
     struct stat info;
     if (file == NULL)
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(log, sizeof *file, "reading a model file");
     *file_p = file;
     snprintf(file->path, sizeof file->path, "%s", path);
     file->log = log;
@@ -260,7 +261,7 @@ mpt_status_t mpt_llmc_create(const char *path, const mpt_gpt2_shape_t *shape, in
     }
     mpt_llmc_t *file = calloc(1, sizeof *file);
     if (file == NULL)
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(log, sizeof *file, "writing a model file");
     *file = (mpt_llmc_t){.fd = -1,
                          .aside = {.fd = -1},
                          .shape = *shape,

@@ -52,14 +52,17 @@ mpt_status_t mpt_memory_create(mpt_memory_t *memory, const mpt_memory_params_t *
                                   .lanes = params->ranks * mpt_memory_lanes(config, params->ranks)};
     memset(memory, 0, sizeof *memory);
     mpt_tensor_t *tensors = calloc((size_t)count, sizeof *tensors);
-    if (tensors == NULL)
-        return MPT_ERR_NO_MEMORY;
-    mpt_gpt2_tensors(&shape, tensors);
-    mpt_status_t status = mpt_layout_build(tensors, count, &cut, &memory->layout);
+    mpt_status_t status = MPT_ERR_NO_MEMORY;
+    if (tensors != NULL) {
+        mpt_gpt2_tensors(&shape, tensors);
+        status = mpt_layout_build(tensors, count, &cut, &memory->layout);
+    }
     free(tensors);
     if (status == MPT_OK)
         status = mpt_gpt2_create(&memory->model, &shape, config->precision.compute,
                                  recompute_of(config->train.recompute));
+    if (status == MPT_ERR_NO_MEMORY)
+        mpt_log_error(params->log, "out of memory for the tables of %d tensors", count);
     if (status != MPT_OK)
         mpt_memory_release(memory);
     return status;

@@ -19,6 +19,7 @@ typedef struct mpt_memory_params {
     int threads, ranks;
     int rank; /* any, where only sizes matter: they are the same on all */
     const char *comm_backend;
+    const mpt_log_t *log; /* may be NULL */
 } mpt_memory_params_t;
 
 typedef struct mpt_memory {
@@ -46,7 +47,7 @@ int64_t mpt_memory_micro_steps(const mpt_config_t *config, int ranks);
 int mpt_memory_lanes(const mpt_config_t *config, int ranks);
 /** Validation micro-batches on one rank. */
 int64_t mpt_memory_val_micros(const mpt_config_t *config, int ranks);
-/** Build layout and model tables (host memory, small). @return MPT_OK; MPT_ERR_NO_MEMORY; MPT_ERR_INVALID_ARG. */
+/** Build layout and model tables (host memory, small). @return MPT_OK; MPT_ERR_NO_MEMORY (logged); MPT_ERR_INVALID_ARG. */
 mpt_status_t mpt_memory_create(mpt_memory_t *memory, const mpt_memory_params_t *params);
 /** Cut everything. Pure on counting arenas. */
 void mpt_memory_cut(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt_arena_t *private_arena,

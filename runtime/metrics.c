@@ -96,7 +96,7 @@ mpt_status_t mpt_metrics_open(const char *dir, int64_t last_step, const mpt_log_
 {
     mpt_metrics_t *metrics = calloc(1, sizeof *metrics);
     if (metrics == NULL)
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(log, sizeof *metrics, "metrics");
     metrics->fd = -1;
     metrics->log = log;
     snprintf(metrics->path, sizeof metrics->path, "%s/metrics.jsonl", dir);

@@ -97,10 +97,12 @@ mpt_status_t mpt_place_choose(mpt_boot_t *boot, int threads, const mpt_log_t *lo
     mpt_place_t place = {0};
     cores_t own = {.local_rank = boot->local_rank, .host = host_id()};
     cores_t *all = calloc((size_t)boot->ranks, sizeof *all);
-    if (all == NULL)
-        return MPT_ERR_NO_MEMORY;
+    mpt_status_t status =
+        all != NULL ? MPT_OK : mpt_log_no_memory(log, (size_t)boot->ranks * sizeof *all, "the ranks' cores");
+    status = mpt_boot_agree(boot, status);
     own.count = allowed_cores(own.cpu, MPT_PLACE_MAX_THREADS);
-    mpt_status_t status = boot->ops->exchange(boot, &own, all, sizeof own);
+    if (status == MPT_OK)
+        status = boot->ops->exchange(boot, &own, all, sizeof own);
     if (status == MPT_OK) {
         divide(all, boot->ranks, boot->rank, threads, &place);
         mpt_log_debug(log, "%d threads, %s", place.threads, place.bound ? "bound" : "not bound");

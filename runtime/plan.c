@@ -98,6 +98,7 @@ static mpt_status_t fill_params(mpt_memory_params_t *params, const mpt_config_t 
 {
     const mpt_environment_t *env = &local->environment;
     *params = (mpt_memory_params_t){.config = config,
+                                    .log = &local->log,
                                     .kernel_ops =
                                         mpt_kernels_find(env->kernels[0] != '\0' ? env->kernels : "cpu"),
                                     .threads = config->threads > 0 ? config->threads : mpt_place_share(ranks),
@@ -119,13 +120,11 @@ mpt_status_t mpt_plan(const mpt_config_source_t *source, int ranks, mpt_plan_t *
     mpt_config_t config;
     mpt_plan_t plan = {0};
     open_log(&local, log, log_ctx);
-    char *text = mpt_session_source_text(source, &local.log);
-    if (text == NULL || ranks < 1) {
-        free(text);
-        return MPT_ERR_CONFIG;
-    }
-    mpt_status_t status = mpt_config_parse(text, source->path != NULL ? source->path : "config",
-                                           source->overrides, source->override_count, &local.log, &config);
+    char *text = NULL;
+    mpt_status_t status = ranks < 1 ? MPT_ERR_CONFIG : mpt_session_source_text(source, &local.log, &text);
+    if (status == MPT_OK)
+        status = mpt_config_parse(text, source->path != NULL ? source->path : "config", source->overrides,
+                                  source->override_count, &local.log, &config);
     free(text);
     if (status == MPT_OK)
         status = mpt_config_check_ranks(&config, ranks, &local.log);

@@ -210,10 +210,12 @@ static void look(const mpt_session_t *s, const char *resume, candidates_t *c)
 /* Rank 0's candidates to every rank. */
 static mpt_status_t share(mpt_session_t *s, candidates_t *c)
 {
-    candidates_t *all = calloc((size_t)s->boot->ranks, sizeof *all);
-    if (all == NULL)
-        return MPT_ERR_NO_MEMORY;
-    mpt_status_t status = s->boot->ops->exchange(s->boot, c, all, sizeof *c);
+    size_t bytes = (size_t)s->boot->ranks * sizeof(candidates_t);
+    candidates_t *all = calloc(1, bytes);
+    mpt_status_t status = all != NULL ? MPT_OK : mpt_log_no_memory(&s->log, bytes, "the list of checkpoints");
+    status = mpt_boot_agree(s->boot, status);
+    if (status == MPT_OK)
+        status = s->boot->ops->exchange(s->boot, c, all, sizeof *c);
     if (status == MPT_OK)
         *c = all[0];
     free(all);
@@ -230,7 +232,9 @@ static mpt_status_t try_candidates(mpt_session_t *s, const candidates_t *c)
         else
             mpt_checkpoint_path(c->dir, c->steps[i], path, sizeof path);
         mpt_status_t status = mpt_session_vote(s, load_own(s, path, &other_model));
-        if (status == MPT_OK || status == MPT_ERR_COMM || other_model)
+        if (status == MPT_OK || status == MPT_ERR_COMM || status == MPT_ERR_NO_MEMORY)
+            return status;
+        if (mpt_boot_agree(s->boot, other_model ? status : MPT_OK) != MPT_OK)
             return status;
         if (i + 1 < c->count && s->boot->rank == 0)
             mpt_log_warn(&s->log, "%s cannot be used; trying the checkpoint before it", path);

@@ -87,7 +87,7 @@ static mpt_status_t read_json(mpt_safetensors_t *file)
         return bad_file(file, "its header is longer than 100 MB");
     char *text = malloc((size_t)length + 1);
     if (text == NULL)
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(file->log, (size_t)length + 1, "a header");
     int failed = mpt_file_read_at(file->fd, text, (size_t)length, 8) != 0 ||
                  parse_text(file, text, (size_t)length) != 0;
     free(text);
@@ -224,7 +224,8 @@ static mpt_status_t read_tensors(mpt_safetensors_t *file)
     mpt_status_t status = MPT_OK;
     file->tensors = calloc((size_t)cJSON_GetArraySize(file->json) + 1, sizeof *file->tensors);
     if (file->tensors == NULL)
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(file->log, (size_t)cJSON_GetArraySize(file->json) * sizeof *file->tensors,
+                                 "the table of tensors");
     cJSON_ArrayForEach(item, file->json)
     {
         if (strcmp(item->string, METADATA) == 0)
@@ -241,7 +242,7 @@ mpt_status_t mpt_safetensors_open(const char *path, const mpt_log_t *log, mpt_sa
 {
     mpt_safetensors_t *file = calloc(1, sizeof *file);
     if (file == NULL)
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(log, sizeof *file, "reading a model file");
     mpt_status_t status = MPT_ERR_CHECKPOINT;
     snprintf(file->path, sizeof file->path, "%s", path);
     file->log = log;
@@ -402,8 +403,10 @@ mpt_status_t mpt_safetensors_begin(mpt_safetensors_writer_t *writer, const char 
 {
     unsigned char raw[8];
     char *text = cJSON_PrintUnformatted(writer->json);
-    if (text == NULL)
+    if (text == NULL) {
+        mpt_log_error(log, "out of memory for the header of %s", path);
         return MPT_ERR_NO_MEMORY;
+    }
     size_t used = strlen(text), length = (used + 7) / 8 * 8;
     for (int i = 0; i < 8; i++)
         raw[i] = (unsigned char)((uint64_t)length >> (8 * i));

@@ -16,6 +16,7 @@ typedef struct sampler {
     mpt_gpt2_t *model;
     const mpt_text_ops_t *text;
     const mpt_sample_params_t *params;
+    const mpt_log_t *log;
     uint32_t *window; /* [seq]: the last tokens */
     int64_t length;
     double *weights;  /* [vocab] */
@@ -114,7 +115,7 @@ static mpt_status_t start(sampler_t *sampler, int64_t capacity)
     size_t bytes = strlen(prompt);
     uint32_t *tokens = calloc(bytes, sizeof *tokens);
     if (tokens == NULL)
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(sampler->log, bytes * sizeof *tokens, "the prompt");
     int64_t count = sampler->text->encode(prompt, bytes, tokens, (int64_t)bytes);
     for (int64_t i = 0; i < count; i++)
         push(sampler, capacity, tokens[i]);
@@ -125,7 +126,7 @@ static mpt_status_t start(sampler_t *sampler, int64_t capacity)
 static mpt_status_t sample_from(mpt_gpt2_t *model, const mpt_sample_params_t *params, const mpt_log_t *log)
 {
     const mpt_gpt2_shape_t shape = model->shape;
-    sampler_t sampler = {.model = model, .params = params, .text = mpt_text_for_vocab(shape.vocab)};
+    sampler_t sampler = {.model = model, .params = params, .text = mpt_text_for_vocab(shape.vocab), .log = log};
     if (sampler.text == NULL) {
         mpt_log_error(log,
                       "cannot turn tokens of a vocabulary of %lld into text; only bytes (a vocabulary of 256) are built",
@@ -134,7 +135,9 @@ static mpt_status_t sample_from(mpt_gpt2_t *model, const mpt_sample_params_t *pa
     }
     sampler.window = calloc((size_t)shape.seq, sizeof *sampler.window);
     sampler.weights = calloc((size_t)shape.vocab, sizeof *sampler.weights);
-    mpt_status_t status = sampler.window == NULL || sampler.weights == NULL ? MPT_ERR_NO_MEMORY : MPT_OK;
+    mpt_status_t status = MPT_OK;
+    if (sampler.window == NULL || sampler.weights == NULL)
+        status = mpt_log_no_memory(log, (size_t)(shape.seq * 4 + shape.vocab * 8), "sampling");
     if (status == MPT_OK)
         status = start(&sampler, shape.seq);
     if (status == MPT_OK)
@@ -158,7 +161,6 @@ mpt_status_t mpt_session_sample(mpt_session_t *s, const mpt_sample_params_t *par
 
 /* A model alone: its working weights and one sequence's activations. */
 typedef struct reader {
-    mpt_log_target_t target;
     mpt_log_t log;
     mpt_config_t config;
     mpt_checkpoint_meta_t meta;
@@ -213,6 +215,8 @@ static mpt_status_t open_device(reader_t *r)
     mpt_status_t status = mpt_session_isa(&environment, &r->log, &r->isa);
     if (status == MPT_OK)
         status = mpt_boot_self_create(&r->boot);
+    if (status == MPT_ERR_NO_MEMORY)
+        return mpt_log_no_memory(&r->log, sizeof *r->boot, "a boot");
     if (status == MPT_OK)
         status = mpt_place_choose(r->boot, 0, &r->log, &r->place);
     if (status == MPT_OK)
@@ -243,9 +247,12 @@ static mpt_status_t open_memory(reader_t *r)
     mpt_kernels_limits_t limits;
     mpt_arena_t counting;
     shape.batch = 1;
-    mpt_status_t status = mpt_export_layout(&shape, &r->layout);
-    if (status == MPT_OK)
-        status = mpt_gpt2_create(&r->model, &shape, r->config.precision.compute, MPT_GPT2_KEEP);
+    mpt_status_t status = mpt_export_layout(&shape, &r->log, &r->layout);
+    if (status != MPT_OK)
+        return status;
+    status = mpt_gpt2_create(&r->model, &shape, r->config.precision.compute, MPT_GPT2_KEEP);
+    if (status == MPT_ERR_NO_MEMORY)
+        mpt_log_error(&r->log, "out of memory for the table of %d tensors", r->layout.tensor_count);
     if (status != MPT_OK)
         return status;
     mpt_arena_init_counting(&counting);
@@ -314,7 +321,8 @@ static mpt_status_t read_llmc(reader_t *r, const char *path, int ema)
     if (status != MPT_OK)
         return status;
     float *piece = malloc(PIECE * sizeof *piece);
-    status = piece != NULL ? read_llmc_tensors(r, file, piece) : MPT_ERR_NO_MEMORY;
+    status = piece != NULL ? read_llmc_tensors(r, file, piece)
+                           : mpt_log_no_memory(&r->log, PIECE * sizeof *piece, "reading a model file");
     free(piece);
     mpt_llmc_close(file);
     return status;
@@ -336,14 +344,13 @@ static void close_reader(reader_t *r)
 mpt_status_t mpt_sample(const char *checkpoint, const mpt_sample_params_t *params,
                         void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx)
 {
+    mpt_log_target_t target = {.log = log, .ctx = log_ctx};
     reader_t *r = calloc(1, sizeof *r);
+    mpt_log_t own_log = {
+        .level = MPT_LOG_INFO, .rank = -1, .sink = log != NULL ? mpt_session_log_sink : NULL, .ctx = &target};
     if (r == NULL)
-        return MPT_ERR_NO_MEMORY;
-    r->target = (mpt_log_target_t){.log = log, .ctx = log_ctx};
-    r->log = (mpt_log_t){.level = MPT_LOG_INFO,
-                         .rank = -1,
-                         .sink = log != NULL ? mpt_session_log_sink : NULL,
-                         .ctx = &r->target};
+        return mpt_log_no_memory(&own_log, sizeof *r, "a model");
+    r->log = own_log;
     mpt_status_t status = read_shape(r, checkpoint);
     if (status == MPT_OK)
         status = open_device(r);

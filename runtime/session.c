@@ -65,21 +65,37 @@ mpt_log_level_t mpt_session_log_level(const mpt_environment_t *environment)
     return level >= 0 ? (mpt_log_level_t)level : MPT_LOG_INFO;
 }
 
+#define VOTE_SPOKEN 0x80u /* beside the status: the rank has a line about it */
+
+/* The first rank with the worst status, one with a line about it before one without. */
+static int choose_speaker(const uint8_t *votes, int ranks, mpt_status_t *worst_p)
+{
+    int speaker = 0;
+    for (int r = 1; r < ranks; r++) {
+        unsigned status = votes[r] & ~VOTE_SPOKEN, best = votes[speaker] & ~VOTE_SPOKEN;
+        if (status > best || (status == best && votes[r] > votes[speaker]))
+            speaker = r;
+    }
+    *worst_p = (mpt_status_t)(votes[speaker] & ~VOTE_SPOKEN);
+    return speaker;
+}
+
 mpt_status_t mpt_session_vote(mpt_session_t *s, mpt_status_t own)
 {
-    uint8_t mine = (uint8_t)own, *all = calloc((size_t)s->boot->ranks, 1);
-    mpt_status_t worst = MPT_OK;
-    int speaker = s->boot->rank;
-    int heard = all != NULL && s->boot->ops->exchange(s->boot, &mine, all, 1) == MPT_OK;
-    for (int r = 0; r < s->boot->ranks && heard; r++) {
-        if (all[r] <= (uint8_t)worst)
-            continue;
-        worst = (mpt_status_t)all[r];
-        speaker = r;
+    mpt_boot_t *boot = s->boot;
+    uint8_t mine = (uint8_t)((unsigned)own | (s->log_target.held[0] != '\0' ? VOTE_SPOKEN : 0)), all[MPT_BOOT_MAX_RANKS];
+    mpt_status_t worst;
+    if (boot->ops->exchange(boot, &mine, all, 1) != MPT_OK) {
+        release_held(&s->log_target, 1);
+        return MPT_ERR_COMM;
     }
-    free(all);
-    release_held(&s->log_target, speaker == s->boot->rank || own == MPT_OK);
-    return heard ? worst : MPT_ERR_COMM;
+    int speaks = choose_speaker(all, boot->ranks, &worst) == boot->rank;
+    if (speaks && worst != MPT_OK && !(mine & VOTE_SPOKEN))
+        mpt_log_error(&s->log, "%s", mpt_status_string(worst));
+    release_held(&s->log_target, speaks || own == MPT_OK);
+    if (worst != MPT_OK) /* a rank that goes on may end the run: not before it has been said why */
+        (void)mpt_boot_agree(boot, MPT_OK);
+    return worst;
 }
 
 double mpt_session_comm_seconds(const mpt_session_t *s)

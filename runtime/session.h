@@ -124,8 +124,9 @@ int mpt_restore_model_config(const mpt_checkpoint_meta_t *meta, mpt_config_t *co
 /** `path` itself if it is a checkpoint folder, else the newest checkpoint in it; MPT_ERR_CHECKPOINT (logged) if there is none. */
 mpt_status_t mpt_restore_find(const char *path, const mpt_log_t *log, mpt_checkpoint_meta_t *meta_p);
 
-/** A config's text, from memory or its file, to be freed; NULL (logged): cannot be read, or larger than 1 MiB. */
-char *mpt_session_source_text(const mpt_config_source_t *source, const mpt_log_t *log);
+/** A config's text, from memory or its file, to be freed. @return MPT_OK; MPT_ERR_CONFIG: cannot be read, or larger than 1 MiB;
+ *  MPT_ERR_NO_MEMORY; both logged. */
+mpt_status_t mpt_session_source_text(const mpt_config_source_t *source, const mpt_log_t *log, char **text_p);
 
 /* log adaptor */
 void mpt_session_log_sink(void *target, mpt_log_level_t level, const char *line);

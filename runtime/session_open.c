@@ -13,36 +13,22 @@
 
 /* ---- stage 1: the config ------------------------------------------------------------------------------- */
 
-/* Rank 0's text, to be freed; NULL elsewhere, or where it cannot be read. */
-static char *own_text(mpt_session_t *s, const mpt_config_source_t *source)
-{
-    if (s->boot->rank != 0)
-        return NULL;
-    return mpt_session_source_text(source, &s->log);
-}
-
-/* Rank 0's bytes to every rank, through an exchange that is fixed in size. */
+/* Rank 0's text or NULL to every rank, to be freed, through an exchange that is fixed in size. */
 static mpt_status_t share_text(mpt_session_t *s, char **text_p)
 {
-    int64_t bytes = *text_p != NULL ? (int64_t)strlen(*text_p) : -1;
-    int64_t *sizes = calloc((size_t)s->boot->ranks, sizeof *sizes);
-    if (sizes == NULL)
-        return MPT_ERR_NO_MEMORY;
+    int64_t bytes = *text_p != NULL ? (int64_t)strlen(*text_p) : 0, sizes[MPT_BOOT_MAX_RANKS];
     mpt_status_t status = s->boot->ops->exchange(s->boot, &bytes, sizes, sizeof bytes);
-    bytes = sizes[0];
-    free(sizes);
-    if (status != MPT_OK || bytes < 0)
-        return status != MPT_OK ? status : MPT_ERR_CONFIG;
-    size_t block = (size_t)bytes + 1;
-    char *send = calloc(1, block), *all = calloc((size_t)s->boot->ranks, block);
-    if (send == NULL || all == NULL) {
-        free(send);
-        free(all);
-        return MPT_ERR_NO_MEMORY;
+    if (status != MPT_OK)
+        return status;
+    size_t block = (size_t)sizes[0] + 1, total = block * (size_t)s->boot->ranks;
+    char *send = calloc(1, block), *all = calloc(1, total);
+    if (send == NULL || all == NULL)
+        status = mpt_log_no_memory(&s->log, block + total, "the config's text");
+    status = mpt_boot_agree(s->boot, status);
+    if (status == MPT_OK) {
+        memcpy(send, *text_p != NULL ? *text_p : "", *text_p != NULL ? block : 1);
+        status = s->boot->ops->exchange(s->boot, send, all, block);
     }
-    if (*text_p != NULL)
-        memcpy(send, *text_p, block);
-    status = s->boot->ops->exchange(s->boot, send, all, block);
     free(*text_p);
     free(send);
     *text_p = all; /* rank 0's block stands first and ends in NUL */
@@ -51,14 +37,18 @@ static mpt_status_t share_text(mpt_session_t *s, char **text_p)
 
 static mpt_status_t open_config(mpt_session_t *s, const mpt_config_source_t *source)
 {
-    char *text = own_text(s, source);
-    const mpt_log_t *log = s->boot->rank == 0 ? &s->log : NULL;
-    mpt_status_t status = share_text(s, &text);
+    char *text = NULL;
+    mpt_log_t log = s->log;
+    log.level = s->boot->rank == 0 ? log.level : MPT_LOG_ERROR; /* what all find, one rank says */
+    mpt_status_t status = s->boot->rank == 0 ? mpt_session_source_text(source, &log, &text) : MPT_OK;
+    status = mpt_boot_agree(s->boot, status);
+    if (status == MPT_OK)
+        status = share_text(s, &text);
     if (status == MPT_OK)
         status = mpt_config_parse(text, source->path != NULL ? source->path : "config", source->overrides,
-                                  source->override_count, log, &s->config);
+                                  source->override_count, &log, &s->config);
     if (status == MPT_OK)
-        status = mpt_config_check_ranks(&s->config, s->boot->ranks, log);
+        status = mpt_config_check_ranks(&s->config, s->boot->ranks, &log);
     free(text);
     return status;
 }
@@ -89,15 +79,12 @@ static mpt_status_t check_environment(mpt_session_t *s)
 /* The lowest instruction level of all ranks, so that all compute the same bits. */
 static mpt_status_t agree_on_isa(mpt_session_t *s, mpt_isa_t own, mpt_isa_t *isa_p)
 {
-    int32_t mine = (int32_t)own, *all = calloc((size_t)s->boot->ranks, sizeof *all);
-    if (all == NULL)
-        return MPT_ERR_NO_MEMORY;
+    int32_t mine = (int32_t)own, all[MPT_BOOT_MAX_RANKS];
     mpt_status_t status = s->boot->ops->exchange(s->boot, &mine, all, sizeof mine);
     *isa_p = own;
     for (int r = 0; r < s->boot->ranks && status == MPT_OK; r++)
         if (all[r] < (int32_t)*isa_p)
             *isa_p = (mpt_isa_t)all[r];
-    free(all);
     return status;
 }
 
@@ -108,6 +95,7 @@ static mpt_status_t choose_backends(mpt_session_t *s)
     mpt_memory_params_t *p = &s->memory_params;
     mpt_status_t status = mpt_session_isa(env, &s->log, &own);
     p->config = &s->config;
+    p->log = &s->log;
     p->ranks = s->boot->ranks;
     p->rank = s->boot->rank;
     p->comm_backend = env->comm[0] != '\0' ? env->comm : mpt_comm_choose(s->boot);
@@ -224,8 +212,8 @@ static mpt_status_t open_registration(mpt_session_t *s)
     mpt_comm_t *comms[3];
     int count = mpt_session_comms(s, comms);
     mpt_status_t status = MPT_OK;
-    for (int i = 0; i < count && status == MPT_OK; i++)
-        status = mpt_comm_register(comms[i], &s->peer_arena.mem, &s->registration[i]);
+    for (int i = 0; i < count && status == MPT_OK; i++) /* one group's failure keeps all from the next communicator */
+        status = mpt_boot_agree(s->boot, mpt_comm_register(comms[i], &s->peer_arena.mem, &s->registration[i]));
     return status;
 }
 
@@ -319,13 +307,10 @@ static mpt_status_t agree_on_run(mpt_session_t *s)
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     uint64_t own = mpt_hash_mix((uint64_t)now.tv_sec, (uint32_t)now.tv_nsec, (uint64_t)getpid());
-    uint64_t *all = calloc((size_t)s->boot->ranks, sizeof *all);
-    mpt_status_t status = MPT_ERR_NO_MEMORY;
-    if (all != NULL)
-        status = s->boot->ops->exchange(s->boot, &own, all, sizeof own);
+    uint64_t all[MPT_BOOT_MAX_RANKS];
+    mpt_status_t status = s->boot->ops->exchange(s->boot, &own, all, sizeof own);
     if (status == MPT_OK)
         s->run = all[0];
-    free(all);
     return status;
 }
 
@@ -354,13 +339,10 @@ static mpt_status_t measure_peak(mpt_session_t *s)
     /* A thread that shares its core measures the whole core, once for each that shares it. */
     double own =
         mpt_peak_flops(s->device, s->memory_params.isa, s->config.precision.compute) / s->place.load;
-    double *all = calloc((size_t)s->boot->ranks, sizeof *all);
-    if (all == NULL)
-        return MPT_ERR_NO_MEMORY;
+    double all[MPT_BOOT_MAX_RANKS];
     mpt_status_t status = s->boot->ops->exchange(s->boot, &own, all, sizeof own);
     for (int r = 0; r < s->boot->ranks && status == MPT_OK; r++)
         s->peak_flops += all[r];
-    free(all);
     mpt_gpt2_flops(&s->memory.model.shape, s->memory.layout.parameters, &s->flops_6nd, &s->flops_palm,
                    &s->flops_causal);
     return status;
@@ -398,33 +380,49 @@ static mpt_status_t open_stages(mpt_session_t *s, const mpt_session_params_t *pa
     return status;
 }
 
-static mpt_status_t own_boot(mpt_session_t *s, mpt_boot_t *boot)
+/* A session that knows its ranks and can speak, or none on any rank. */
+static mpt_status_t allocate(const mpt_session_params_t *params, mpt_session_t **session_p)
 {
-    s->boot = boot;
+    mpt_log_target_t target = {.log = params->log, .ctx = params->log_ctx};
+    mpt_log_t log = {.rank = params->boot != NULL ? params->boot->rank : 0, .sink = mpt_session_log_sink, .ctx = &target};
+    mpt_boot_t *own_boot = NULL, *boot = params->boot;
+    mpt_session_t *s = calloc(1, sizeof *s);
+    mpt_status_t status = MPT_OK;
+    if (boot != NULL && boot->ranks > MPT_BOOT_MAX_RANKS) {
+        mpt_log_error(boot->rank == 0 ? &log : NULL, "%d ranks: %d at most", boot->ranks, MPT_BOOT_MAX_RANKS);
+        status = MPT_ERR_INVALID_ARG; /* on every rank */
+        goto fail;
+    }
+    if (s == NULL || (boot == NULL && mpt_boot_self_create(&own_boot) != MPT_OK))
+        status = mpt_log_no_memory(&log, sizeof *s, "a session");
     if (boot != NULL)
-        return MPT_OK;
-    mpt_status_t status = mpt_boot_self_create(&s->own_boot);
-    s->boot = s->own_boot;
+        status = mpt_boot_agree(boot, status);
+    if (status != MPT_OK)
+        goto fail;
+    mpt_environment_read(&s->environment);
+    atomic_init(&s->stop_requested, 0);
+    s->own_boot = own_boot;
+    s->boot = boot != NULL ? boot : own_boot;
+    s->log_target = target;
+    s->log_target.holding = 1;
+    log.level = mpt_session_log_level(&s->environment);
+    log.ctx = &s->log_target;
+    s->log = log;
+    *session_p = s;
+    return MPT_OK;
+
+fail:
+    mpt_boot_destroy(own_boot);
+    free(s);
     return status;
 }
 
 mpt_status_t mpt_session_open(const mpt_session_params_t *params, mpt_session_t **session_p)
 {
-    mpt_session_t *s = calloc(1, sizeof *s);
-    if (s == NULL)
-        return MPT_ERR_NO_MEMORY;
-    mpt_environment_read(&s->environment);
-    atomic_init(&s->stop_requested, 0);
-    mpt_status_t status = own_boot(s, params->boot);
-    if (status != MPT_OK) {
-        free(s);
+    mpt_session_t *s;
+    mpt_status_t status = allocate(params, &s);
+    if (status != MPT_OK)
         return status;
-    }
-    s->log_target = (mpt_log_target_t){.log = params->log, .ctx = params->log_ctx, .holding = 1};
-    s->log = (mpt_log_t){.level = mpt_session_log_level(&s->environment),
-                         .rank = s->boot->rank,
-                         .sink = mpt_session_log_sink,
-                         .ctx = &s->log_target};
     status = open_stages(s, params);
     s->log_target.holding = 0;
     if (status != MPT_OK) {

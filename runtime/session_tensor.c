@@ -33,9 +33,11 @@ static void *gather_slices(mpt_session_t *s, const mpt_held_t *held, int unit)
 {
     const mpt_layout_t *layout = &s->memory.layout;
     size_t element = mpt_dtype_bytes(held->dtype);
-    void *whole = malloc((size_t)layout->units[unit].padded * element);
-    mpt_status_t status = MPT_ERR_NO_MEMORY;
-    if (whole != NULL)
+    size_t bytes = (size_t)layout->units[unit].padded * element;
+    void *whole = malloc(bytes);
+    mpt_status_t status = whole != NULL ? MPT_OK : mpt_log_no_memory(&s->log, bytes, "a unit's tensors");
+    status = mpt_comm_agree(s->group, status);
+    if (status == MPT_OK)
         status = mpt_comm_all_gather(s->group, mpt_held_slice(&s->memory.state, held, unit), whole,
                                      (size_t)mpt_layout_slice(layout, unit) * element, s->stream);
     if (status == MPT_OK)

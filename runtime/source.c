@@ -7,14 +7,14 @@
 
 #define CONFIG_MAX_BYTES ((size_t)1 << 20)
 
-static char *read_file(const char *path, const mpt_log_t *log)
+static mpt_status_t read_file(const char *path, const mpt_log_t *log, char **text_p)
 {
-    FILE *file = fopen(path, "rb");
     char *text = malloc(CONFIG_MAX_BYTES + 1);
-    size_t n = 0;
-    if (file != NULL && text != NULL)
-        n = fread(text, 1, CONFIG_MAX_BYTES + 1, file);
-    int failed = file == NULL || text == NULL || ferror(file) || n > CONFIG_MAX_BYTES;
+    if (text == NULL)
+        return mpt_log_no_memory(log, CONFIG_MAX_BYTES + 1, "the config's text");
+    FILE *file = fopen(path, "rb");
+    size_t n = file != NULL ? fread(text, 1, CONFIG_MAX_BYTES + 1, file) : 0;
+    int failed = file == NULL || ferror(file) || n > CONFIG_MAX_BYTES;
     if (failed)
         mpt_log_error(log, "cannot read config %s: %s", path,
                       n > CONFIG_MAX_BYTES ? "larger than 1 MiB" : strerror(errno));
@@ -22,15 +22,20 @@ static char *read_file(const char *path, const mpt_log_t *log)
         fclose(file);
     if (failed) {
         free(text);
-        return NULL;
+        return MPT_ERR_CONFIG;
     }
     text[n] = '\0';
-    return text;
+    *text_p = text;
+    return MPT_OK;
 }
 
-char *mpt_session_source_text(const mpt_config_source_t *source, const mpt_log_t *log)
+mpt_status_t mpt_session_source_text(const mpt_config_source_t *source, const mpt_log_t *log, char **text_p)
 {
     if (source->text == NULL)
-        return source->path != NULL ? read_file(source->path, log) : NULL;
-    return strdup(source->text);
+        return source->path != NULL ? read_file(source->path, log, text_p) : MPT_ERR_CONFIG;
+    char *text = strdup(source->text);
+    if (text == NULL)
+        return mpt_log_no_memory(log, strlen(source->text) + 1, "the config's text");
+    *text_p = text;
+    return MPT_OK;
 }

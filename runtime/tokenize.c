@@ -35,7 +35,8 @@ static mpt_status_t read_bytes(const char *path, const mpt_log_t *log, char **te
     return MPT_OK;
 }
 
-static mpt_status_t encode(const mpt_text_ops_t *ops, const char *text, size_t bytes, tokenized_t *out)
+static mpt_status_t encode(const mpt_text_ops_t *ops, const char *text, size_t bytes, const mpt_log_t *log,
+                           tokenized_t *out)
 {
     uint32_t *wide = malloc(bytes * sizeof *wide);
     out->tokens = malloc(bytes * sizeof *out->tokens);
@@ -43,7 +44,7 @@ static mpt_status_t encode(const mpt_text_ops_t *ops, const char *text, size_t b
     for (int64_t i = 0; i < out->count; i++)
         out->tokens[i] = (uint16_t)wide[i];
     free(wide);
-    return out->count >= 0 ? MPT_OK : MPT_ERR_NO_MEMORY;
+    return out->count >= 0 ? MPT_OK : mpt_log_no_memory(log, bytes * (sizeof *wide + sizeof *out->tokens), "tokens");
 }
 
 static mpt_status_t write_split(const mpt_tokenize_params_t *params, const tokenized_t *all,
@@ -108,7 +109,7 @@ mpt_status_t mpt_tokenize(const mpt_tokenize_params_t *params, int64_t *train_to
     if (status == MPT_OK)
         status = read_bytes(params->text_path, &log, &text, &bytes);
     if (status == MPT_OK)
-        status = encode(ops, text, bytes, &all);
+        status = encode(ops, text, bytes, &log, &all);
     if (status == MPT_OK)
         status = write_split(params, &all, &log, train_tokens_p, val_tokens_p);
     free(text);

@@ -162,9 +162,10 @@ static mpt_status_t check_table(const reading_t *reading, const file_t *file,
 static mpt_status_t add_pieces(reading_t *reading, const checkpoint_extent_t *table, uint32_t count,
                                uint32_t rank)
 {
-    piece_t *grown = realloc(reading->pieces, (reading->count + count + 1) * sizeof *grown);
+    size_t bytes = (reading->count + count + 1) * sizeof(piece_t);
+    piece_t *grown = realloc(reading->pieces, bytes);
     if (grown == NULL)
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(reading->log, bytes, "a checkpoint's table");
     reading->pieces = grown;
     for (uint32_t i = 0; i < count; i++)
         grown[reading->count++] = (piece_t){.extent = table[i], .rank = rank};
@@ -176,9 +177,10 @@ static mpt_status_t survey_open(reading_t *reading, file_t *file)
     mpt_status_t status = read_header(file, reading->meta);
     if (status != MPT_OK)
         return status;
-    checkpoint_extent_t *table = malloc((size_t)file->header.extent_count * sizeof *table + 1);
+    size_t bytes = (size_t)file->header.extent_count * sizeof(checkpoint_extent_t) + 1;
+    checkpoint_extent_t *table = malloc(bytes);
     if (table == NULL)
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(reading->log, bytes, "a checkpoint's table");
     status = read_table(file, table);
     if (status == MPT_OK)
         status = check_model(reading, file);
@@ -363,6 +365,8 @@ static mpt_status_t read_all(reading_t *reading, unsigned kinds, const mpt_check
     reading->hash = XXH3_createState();
     if (reading->chunk != NULL && reading->hash != NULL)
         status = survey(reading);
+    else
+        mpt_log_no_memory(reading->log, READ_CHUNK, "reading a checkpoint");
     if (status == MPT_OK)
         status = check_coverage(reading);
     if (status == MPT_OK)

@@ -92,12 +92,14 @@ static mpt_status_t allocate(mpt_checkpoint_t *saver)
     saver->extents = calloc(tensors, sizeof *saver->extents);
     saver->table = calloc(tensors * MPT_KIND_COUNT, sizeof *saver->table);
     saver->hash = XXH3_createState();
-    if (widens)
-        saver->widened = malloc((size_t)WRITE_CHUNK * sizeof *saver->widened);
-    if (saver->extents == NULL || saver->table == NULL || saver->hash == NULL ||
-        (widens && saver->widened == NULL))
-        return MPT_ERR_NO_MEMORY;
-    return MPT_OK;
+    if (saver->extents == NULL || saver->table == NULL || saver->hash == NULL)
+        return mpt_log_no_memory(saver->params.log, tensors * (sizeof *saver->extents + sizeof *saver->table),
+                                 "a checkpoint's table");
+    if (!widens)
+        return MPT_OK;
+    size_t bytes = (size_t)WRITE_CHUNK * sizeof *saver->widened;
+    saver->widened = malloc(bytes);
+    return saver->widened != NULL ? MPT_OK : mpt_log_no_memory(saver->params.log, bytes, "writing checkpoints");
 }
 
 mpt_status_t mpt_checkpoint_create(const mpt_checkpoint_params_t *params,
@@ -116,7 +118,7 @@ mpt_status_t mpt_checkpoint_create(const mpt_checkpoint_params_t *params,
         return status;
     mpt_checkpoint_t *saver = calloc(1, sizeof *saver);
     if (saver == NULL)
-        return MPT_ERR_NO_MEMORY;
+        return mpt_log_no_memory(params->log, sizeof *saver, "writing checkpoints");
     saver->params = *params;
     saver->folder = folder;
     saver->step = -1;

@@ -129,7 +129,8 @@ mpt_status_t mpt_consensus_create(const mpt_consensus_params_t *params,
     const char *before = comm->what;
     assert(comm->ranks == params->fold.ranks);
     mpt_consensus_t *consensus = prepare(params);
-    mpt_status_t status = consensus != NULL ? MPT_OK : MPT_ERR_NO_MEMORY;
+    mpt_status_t status =
+        consensus != NULL ? MPT_OK : mpt_log_no_memory(comm->log, sizeof *consensus, "the consensus");
     if (comm->ranks > params->fold_above && partials_suffice(&params->fold)) {
         comm->what = what;
         status = arrange(params, consensus);

@@ -162,9 +162,13 @@ mpt_status_t mpt_replica_find(mpt_state_t *state, mpt_kernels_t *kernels, mpt_co
     size_t cells = (size_t)table.cells;
     uint64_t *own = calloc(cells, sizeof *own), *all = calloc(cells * (size_t)layout->ranks, sizeof *all);
     table.usual = calloc(cells * (size_t)table.sets, sizeof *table.usual);
-    mpt_status_t status = own != NULL && all != NULL && table.usual != NULL ? MPT_OK : MPT_ERR_NO_MEMORY;
+    mpt_status_t status = MPT_OK;
+    if (own == NULL || all == NULL || table.usual == NULL)
+        status = mpt_log_no_memory(comm->log, cells * (size_t)(layout->ranks + 1 + table.sets) * sizeof *own,
+                                   "replicas' hashes");
     for (int c = 0; c < table.cells && status == MPT_OK; c++)
         status = hash_cells(state, kernels, stream, c, 1, &own[c]);
+    status = mpt_comm_agree(comm, status);
     if (status == MPT_OK)
         status = mpt_comm_all_gather(comm, own, all, cells * sizeof *own, stream);
     table.all = all;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what is missing, build, run every test; the last lines are CTest's summary. `run.sh long` runs every test
-# under ASan, UBSan and TSan before.
+# under ASan, UBSan and TSan before, and then makes every single allocation fail instead of some.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tier=${1:-quick}
@@ -32,5 +32,8 @@ if [ "$tier" = long ]; then
     run_suite ubsan 1500 -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMPT_SANITIZE=undefined
     run_suite tsan 1500 -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMPT_SANITIZE=thread
     plain_layout=()
+    export MPT_TEST_ALLOC_STRIDE=1
+    run_suite test 1800 -DCMAKE_BUILD_TYPE=Release
+else
+    run_suite test 900 -DCMAKE_BUILD_TYPE=Release
 fi
-run_suite test 900 -DCMAKE_BUILD_TYPE=Release

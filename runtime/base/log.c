@@ -67,3 +67,9 @@ void mpt_log_write(const mpt_log_t *log, mpt_log_level_t level, const char *form
         write_stderr(line, length);
     errno = saved_errno;
 }
+
+mpt_status_t mpt_log_no_memory(const mpt_log_t *log, size_t bytes, const char *what)
+{
+    mpt_log_error(log, "out of memory: %zu bytes for %s", bytes, what);
+    return MPT_ERR_NO_MEMORY;
+}

@@ -6,6 +6,8 @@
 #ifndef MPT_LOG_H
 #define MPT_LOG_H
 
+#include <stddef.h>
+
 #include "mpt_status.h"
 
 #ifdef __cplusplus
@@ -32,6 +34,9 @@ typedef struct mpt_log {
 /** Write one line. `log` may be NULL (dropped). Lines over 1 KiB are cut. */
 void mpt_log_write(const mpt_log_t *log, mpt_log_level_t level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/** Log the error "out of memory: BYTES bytes for WHAT". @return MPT_ERR_NO_MEMORY, for the caller to pass up. */
+mpt_status_t mpt_log_no_memory(const mpt_log_t *log, size_t bytes, const char *what);
 
 #define mpt_log_error(log, ...) mpt_log_write(log, MPT_LOG_ERROR, __VA_ARGS__)
 #define mpt_log_warn(log, ...) mpt_log_write(log, MPT_LOG_WARN, __VA_ARGS__)
