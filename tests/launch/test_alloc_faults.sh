@@ -80,7 +80,7 @@ all_refused() {
     lines=$(grep -cv '^$' err)
     [ "$lines" -eq 1 ] || fail "allocation $1: $lines lines: $(cat hook)"
     if [ "$2" -gt 0 ]; then grep -q "^rank $FAIL_ALLOC_RANK: " err || fail "allocation $1: names another rank: $(cat hook)"; fi
-    grep -qE 'memory|allocate' err || fail "allocation $1: says nothing of memory: $(cat hook)"
+    grep -qE 'memory|allocate|cannot start' err || fail "allocation $1: says nothing of memory: $(cat hook)"
     ls -d run/step-???????? >/dev/null 2>&1 || return 0
     "$mpt_ddp" ckpt fsck run >fsck.out 2>&1 || fail "allocation $1: $(cat fsck.out): $(cat hook)"
 }
