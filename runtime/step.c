@@ -82,10 +82,8 @@ static mpt_status_t report_replicas(mpt_step_t *step)
     mpt_replica_finding_t f;
     char fields[512];
     mpt_status_t status = mpt_replica_find(&s->memory.state, &s->kernels, s->comm, s->stream, &f);
-    if (status != MPT_OK) {
-        mpt_session_abort(s, mpt_status_string(status));
+    if (status != MPT_OK)
         return status;
-    }
     const char *tensor = f.tensor >= 0 ? s->memory.layout.tensors[f.tensor].name : "";
     int pair = s->boot->ranks == 2 * mpt_replica_sets(&s->memory.layout, s->memory.state.params.shard);
     if (s->boot->rank == 0)
