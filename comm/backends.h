@@ -25,8 +25,14 @@ void mpt_comm_copy(const mpt_comm_t *comm, void *dst, const void *src, size_t by
 void mpt_comm_sum(const mpt_comm_t *comm, void *out, mpt_dtype_t out_dtype,
                   const void *const *sources, mpt_dtype_t wire, int64_t count);
 
+/** Who has waited for this share of the timeout looks at the alarms of parents as well. Not at once: a call that is about to end here need
+ *  not fail because a rank that is further on gave up there. */
+#define MPT_COMM_PARENTS_AFTER 0.5
+
 /** Log an error of this communicator: "comm shm rank 1 of 4: unit 3 gradients: all_gather: TEXT". */
 void mpt_comm_log_error(const mpt_comm_t *comm, const char *text);
+/** The same of an error that another rank has logged, for who wants to see how it spread: at level debug. */
+void mpt_comm_log_heard(const mpt_comm_t *comm, const char *text);
 /** "rank 2", "ranks 0, 2 and 3", "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 92 more": those whose flag in
  *  `chosen` [ranks] is set, by their numbers in the world. */
 void mpt_comm_name_ranks(const mpt_comm_t *comm, const unsigned char *chosen, char *text,

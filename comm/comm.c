@@ -110,7 +110,7 @@ static int order_members(const mpt_comm_t *comm, const wish_t *wishes, int *memb
 }
 
 /* Everything of a child but what its backend makes. Frees nothing on failure: see child_free. */
-static mpt_status_t child_prepare(const mpt_comm_t *comm, const int *members, int count,
+static mpt_status_t child_prepare(mpt_comm_t *comm, const int *members, int count,
                                   mpt_comm_t *child)
 {
     size_t scratch_bytes = comm->ops->scratch_bytes(count);
@@ -120,7 +120,8 @@ static mpt_status_t child_prepare(const mpt_comm_t *comm, const int *members, in
                           .device = comm->device,
                           .log = comm->log,
                           .timeout_s = comm->timeout_s,
-                          .yield = comm->yield};
+                          .yield = comm->yield,
+                          .parent = comm};
     child->world = malloc((size_t)count * sizeof *child->world);
     if (scratch_bytes)
         child->own_scratch = aligned_alloc(64, (scratch_bytes + 63) / 64 * 64);
@@ -450,7 +451,7 @@ void mpt_comm_abort(mpt_comm_t *comm, const char *reason)
     char text[MPT_COMM_MAX_TEXT];
     snprintf(text, sizeof text, "aborted: %s", reason ? reason : "no reason given");
     comm->op = "abort";
-    mpt_comm_log_error(comm, text);
+    mpt_comm_log_heard(comm, text);
     comm->ops->abort(comm, text);
     comm->failed = 1;
 }

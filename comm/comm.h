@@ -8,7 +8,7 @@
  * Collectives do not allocate. One call at a time per communicator, poll and abort included; large copies and sums
  * run on device->pool, so the pool's rule (one caller at a time) holds for them too. After MPT_ERR_COMM the
  * communicator is unusable except for abort, deregister and destroy, and every peer's next call on it fails
- * as well; MPT_ERR_INVALID_ARG enqueues nothing (then report it in the record, or abort: the peers may
+ * as well; of all ranks one logs it as an error, the others at level debug; MPT_ERR_INVALID_ARG enqueues nothing (then report it in the record, or abort: the peers may
  * already be inside).
  *
  * A sum has one definition (mpt_tree_sum in numeric.h): each contribution in the wire type, summed in
@@ -84,6 +84,7 @@ struct mpt_comm {
     const char *what;
     const char *op; /* the call under way, for error messages */
     int failed;     /* 1 after MPT_ERR_COMM or abort */
+    mpt_comm_t *parent; /* of a child: borrowed, outlives it */
     int *world;     /* rank r's number in the communicator that was split first; NULL: r itself */
     void *own_scratch; /* of a child, freed with it */
     void *impl;
@@ -141,8 +142,8 @@ mpt_status_t mpt_comm_split(mpt_comm_t *comm, int color, int key, mpt_comm_t **c
 mpt_status_t mpt_comm_agree(mpt_comm_t *comm, mpt_status_t own);
 /** MPT_OK while healthy; MPT_ERR_COMM once a peer aborted or vanished. Local, does not block. */
 mpt_status_t mpt_comm_poll(mpt_comm_t *comm);
-/** Make every rank's current and later calls on this communicator fail soon. Local; logs the reason here, and
- *  each peer logs it with this rank's number. Children are not touched. */
+/** Make every rank's current and later calls on this communicator fail soon, and calls on its children that wait long. Local. For a
+ *  reason that the caller has logged: it and each peer, with this rank's number, log it at level debug. */
 void mpt_comm_abort(mpt_comm_t *comm, const char *reason);
 /** Tell peers about an allocation, so that collectives on it need no copy. Collective: same order and sizes on
  *  every rank. Peer memory only (else MPT_ERR_INVALID_ARG); where a backend has no use for it, a no-op with

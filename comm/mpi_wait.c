@@ -8,6 +8,9 @@
     256 /* looks without result before the clock and the alarm are looked at   \
                              */
 
+#define STAGGER_S 0.02
+#define STAGGERED 50 /* ranks */
+
 /* ---- giving up
  * ------------------------------------------------------------------------------------ */
 
@@ -39,25 +42,38 @@ static mpt_status_t give_up_on_error(mpt_comm_t *comm, int error)
     return give_up(comm, text);
 }
 
+/* Heed the alarm that `source` raised in `from`, this communicator or a parent of it. */
+static mpt_status_t heed(mpt_comm_t *comm, mpt_comm_t *from, int source)
+{
+    mpi_t *mpi = from->impl;
+    char reason[MPT_COMM_MAX_TEXT] = "", text[MPT_COMM_MAX_TEXT + 32];
+    MPI_Recv(reason, (int)sizeof reason, MPI_CHAR, source, 0, mpi->alarm, MPI_STATUS_IGNORE);
+    reason[sizeof reason - 1] = '\0';
+    snprintf(text, sizeof text, "rank %d gave up: %s", mpt_comm_world_rank(from, source), reason);
+    mpt_comm_log_heard(comm, text);
+    mpi->gave_up = 1; /* who sent this told the others as well */
+    from->failed = 1;
+    return MPT_ERR_COMM;
+}
+
+static mpt_status_t check_alarms(mpt_comm_t *comm, mpt_comm_t *from, const mpt_comm_t *end)
+{
+    for (; from != end; from = from->parent) {
+        const mpi_t *mpi = from->impl;
+        int pending = 0;
+        MPI_Status status;
+        int error = MPI_Iprobe(MPI_ANY_SOURCE, 0, mpi->alarm, &pending, &status);
+        if (error)
+            return give_up_on_error(comm, error);
+        if (pending)
+            return heed(comm, from, status.MPI_SOURCE);
+    }
+    return MPT_OK;
+}
+
 mpt_status_t mpt_mpi_check_alarm(mpt_comm_t *comm)
 {
-    mpi_t *mpi = comm->impl;
-    int pending = 0;
-    MPI_Status status;
-    char reason[MPT_COMM_MAX_TEXT] = "", text[MPT_COMM_MAX_TEXT + 32];
-    int error = MPI_Iprobe(MPI_ANY_SOURCE, 0, mpi->alarm, &pending, &status);
-    if (error)
-        return give_up_on_error(comm, error);
-    if (!pending)
-        return MPT_OK;
-    MPI_Recv(reason, (int)sizeof reason, MPI_CHAR, status.MPI_SOURCE, 0, mpi->alarm,
-             MPI_STATUS_IGNORE);
-    reason[sizeof reason - 1] = '\0';
-    snprintf(text, sizeof text, "rank %d gave up: %s", mpt_comm_world_rank(comm, status.MPI_SOURCE),
-             reason);
-    mpt_comm_log_error(comm, text);
-    mpi->gave_up = 1; /* who sent this told the others as well */
-    return MPT_ERR_COMM;
+    return check_alarms(comm, comm, comm->parent);
 }
 
 static mpt_status_t give_up_waiting(mpt_comm_t *comm, const mpi_batch_t *batch)
@@ -134,10 +150,20 @@ static mpt_status_t look(mpt_comm_t *comm, mpi_batch_t *batch, int *completed_p)
     return status;
 }
 
+/* Ranks that wait for the same one would all find out at once, and each say so: the lower a rank the sooner it does,
+ * by more than its alarm takes to the others. */
+static double patience(const mpt_comm_t *comm)
+{
+    return comm->timeout_s + STAGGER_S * (comm->rank < STAGGERED ? comm->rank : STAGGERED);
+}
+
 static mpt_status_t check_wait(mpt_comm_t *comm, const mpi_batch_t *batch, double since)
 {
     mpt_status_t status = mpt_mpi_check_alarm(comm);
-    if (!status && comm->timeout_s > 0 && mpt_comm_now() - since > comm->timeout_s)
+    double waited = comm->timeout_s > 0 ? mpt_comm_now() - since : 0;
+    if (!status && waited > MPT_COMM_PARENTS_AFTER * comm->timeout_s)
+        status = check_alarms(comm, comm->parent, NULL);
+    if (!status && waited > patience(comm))
         status = give_up_waiting(comm, batch);
     return status;
 }

@@ -73,6 +73,7 @@ typedef struct shm_head {
     shm_flag_t arrived;  /* barriers that the owner has reached */
     shm_flag_t alarm;    /* set by peers: 1 + rank of the first that gave up */
     shm_flag_t state;    /* SHM_OUTSIDE or SHM_INSIDE a collective, SHM_LEFT: destroyed */
+    shm_flag_t spoken;   /* rank 0's: 1 once a rank has logged why it gave up */
     shm_flag_t users;    /* threads: ranks that still look at this segment */
     shm_call_t calls[2]; /* one is read while the next is written */
     /* Why the owner gave up; written once, before it raises alarms. */
@@ -137,11 +138,11 @@ void mpt_shm_raise(shm_flag_t *flag, uint32_t value);
 mpt_status_t mpt_shm_wait(mpt_comm_t *comm, shm_flag_t *flag, uint32_t value, int peer);
 /** Wait until all ranks have come here as often as this one. @return as mpt_shm_wait. */
 mpt_status_t mpt_shm_barrier(mpt_comm_t *comm);
-/** Give up: log the text once and raise every peer's alarm. Returns MPT_ERR_COMM. */
+/** Give up: log the text, as an error where this rank is the first to, and raise every peer's alarm. Returns MPT_ERR_COMM. */
 mpt_status_t mpt_shm_give_up(mpt_comm_t *comm, const char *text);
 /** Raise every peer's alarm with a reason that has been logged. */
 void mpt_shm_raise_alarms(mpt_comm_t *comm, const char *reason);
-/** MPT_ERR_COMM (logged once) where a peer raised this rank's alarm. */
+/** MPT_ERR_COMM (which the peer has logged) where a peer raised this rank's alarm. */
 mpt_status_t mpt_shm_check_alarm(mpt_comm_t *comm);
 /** MPT_ERR_COMM (logged once) where a peer died. One that destroyed its side may just be done. */
 mpt_status_t mpt_shm_check_peers(mpt_comm_t *comm);

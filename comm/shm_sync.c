@@ -60,27 +60,52 @@ void mpt_shm_raise_alarms(mpt_comm_t *comm, const char *reason)
     }
 }
 
+/* Several ranks may find the same at once, in children of one communicator as well. */
+static int speaks_first(const mpt_comm_t *comm)
+{
+    uint32_t silent = 0;
+    while (comm->parent)
+        comm = comm->parent;
+    return __atomic_compare_exchange_n(&mpt_shm_head(comm->impl, 0)->spoken.value, &silent, 1, 0,
+                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
 mpt_status_t mpt_shm_give_up(mpt_comm_t *comm, const char *text)
 {
-    mpt_comm_log_error(comm, text);
+    if (speaks_first(comm))
+        mpt_comm_log_error(comm, text);
+    else
+        mpt_comm_log_heard(comm, text);
     mpt_shm_raise_alarms(comm, text);
     return MPT_ERR_COMM;
 }
 
-mpt_status_t mpt_shm_check_alarm(mpt_comm_t *comm)
+/* Heed an alarm that was raised in `from`, this communicator or a parent of it. */
+static mpt_status_t heed(mpt_comm_t *comm, const mpt_comm_t *from, int origin)
 {
     shm_t *shm = comm->impl;
-    uint32_t alarm = mpt_shm_load(&mpt_shm_head(shm, comm->rank)->alarm);
-    if (!alarm)
-        return MPT_OK;
-    int origin = (int)alarm - 1;
     char text[MPT_COMM_MAX_TEXT + 32];
-    snprintf(text, sizeof text, "rank %d gave up: %s", mpt_comm_world_rank(comm, origin),
-             mpt_shm_head(shm, origin)->reason);
+    snprintf(text, sizeof text, "rank %d gave up: %s", mpt_comm_world_rank(from, origin),
+             mpt_shm_head(from->impl, origin)->reason);
     if (!shm->gave_up)
-        mpt_comm_log_error(comm, text);
-    shm->gave_up = 1;
+        mpt_comm_log_heard(comm, text);
+    shm->gave_up |= from == comm; /* who raised it in a parent did not tell this one's ranks */
     return MPT_ERR_COMM;
+}
+
+static mpt_status_t check_alarms(mpt_comm_t *comm, const mpt_comm_t *from, const mpt_comm_t *end)
+{
+    for (; from != end; from = from->parent) {
+        uint32_t alarm = mpt_shm_load(&mpt_shm_head(from->impl, from->rank)->alarm);
+        if (alarm)
+            return heed(comm, from, (int)alarm - 1);
+    }
+    return MPT_OK;
+}
+
+mpt_status_t mpt_shm_check_alarm(mpt_comm_t *comm)
+{
+    return check_alarms(comm, comm, comm->parent);
 }
 
 static int has_left(const shm_t *shm, int peer)
@@ -129,9 +154,12 @@ static mpt_status_t check_wait(mpt_comm_t *comm, const shm_flag_t *flag, uint32_
     int gone = has_left(comm->impl, peer) || mpt_shm_peer_gone(comm->impl, peer);
     if (gone && !reached(flag, value))
         return give_up_on(comm, peer);
-    if (comm->timeout_s > 0 && mpt_comm_now() - start > comm->timeout_s && !reached(flag, value))
+    double waited = comm->timeout_s > 0 ? mpt_comm_now() - start : 0;
+    if (waited > MPT_COMM_PARENTS_AFTER * comm->timeout_s)
+        status = check_alarms(comm, comm->parent, NULL);
+    if (!status && waited > comm->timeout_s && !reached(flag, value))
         return give_up_waiting(comm, flag, value, peer);
-    return MPT_OK;
+    return status;
 }
 
 static mpt_status_t wait_asleep(mpt_comm_t *comm, shm_flag_t *flag, uint32_t value, int peer)

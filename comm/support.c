@@ -86,11 +86,21 @@ int mpt_comm_world_rank(const mpt_comm_t *comm, int rank)
     return comm->world ? comm->world[rank] : rank;
 }
 
+static void log_at(const mpt_comm_t *comm, mpt_log_level_t level, const char *text)
+{
+    mpt_log_write(comm->log, level, "comm %s rank %d of %d: %s%s%s: %s", comm->ops->name,
+                  comm->rank, comm->ranks, comm->what ? comm->what : "", comm->what ? ": " : "",
+                  comm->op ? comm->op : "create", text);
+}
+
 void mpt_comm_log_error(const mpt_comm_t *comm, const char *text)
 {
-    mpt_log_error(comm->log, "comm %s rank %d of %d: %s%s%s: %s", comm->ops->name, comm->rank,
-                  comm->ranks, comm->what ? comm->what : "", comm->what ? ": " : "",
-                  comm->op ? comm->op : "create", text);
+    log_at(comm, MPT_LOG_ERROR, text);
+}
+
+void mpt_comm_log_heard(const mpt_comm_t *comm, const char *text)
+{
+    log_at(comm, MPT_LOG_DEBUG, text);
 }
 
 static void append(char *text, size_t bytes, const char *word, int number)

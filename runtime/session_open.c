@@ -194,6 +194,9 @@ static mpt_status_t open_comm(mpt_session_t *s)
     return status;
 }
 
+/* A rank that waits across groups may wait for one that waits in its group: that one finds who is silent first. */
+#define ACROSS_PATIENCE 2
+
 /* hsdp: the ranks of this rank's copy, and those that hold the same slice. */
 static mpt_status_t open_groups(mpt_session_t *s)
 {
@@ -204,6 +207,8 @@ static mpt_status_t open_groups(mpt_session_t *s)
     mpt_status_t status = mpt_comm_split(s->comm, rank / k, rank, &s->group);
     if (status == MPT_OK)
         status = mpt_comm_split(s->comm, rank % k, rank, &s->across);
+    if (status == MPT_OK)
+        s->across->timeout_s *= ACROSS_PATIENCE;
     return status;
 }
 

@@ -31,6 +31,7 @@ static void flip_bit(mpt_session_t *s)
                   {"v", &state->v},             {"ema", &state->ema}};
     const mpt_layout_t *layout = &s->memory.layout;
     mpt_extent_t extent;
+    int flipped = 0;
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
         const mpt_held_t *held = arrays[i].held;
         int whole = held->hold == MPT_HOLD_ALL;
@@ -41,7 +42,11 @@ static void flip_bit(mpt_session_t *s)
             continue;
         uint8_t *at = mpt_held_at(state, held, extent.at + inject->element - extent.first);
         at[inject->bit / 8 % (int64_t)mpt_dtype_bytes(held->dtype)] ^= (uint8_t)(1u << inject->bit % 8);
+        flipped = 1;
     }
+    if (!flipped)
+        mpt_log_warn(&s->log, "MPT_INJECT: nothing flipped: this rank does not hold element %" PRId64 " of %s's %s",
+                     inject->element, layout->tensors[inject->tensor].name, inject->array);
 }
 
 static void inject_before(mpt_step_t *step)
@@ -75,48 +80,78 @@ static mpt_record_t own_record(const mpt_step_t *step)
     return record;
 }
 
-/* Replicas differ: say where, and go no further, for what they hold can be trusted no more. */
-static mpt_status_t report_replicas(mpt_step_t *step)
+/* Say where replicas differ, and go no further: what they hold can be trusted no more. All ranks know. */
+static mpt_status_t report_replicas(mpt_session_t *s, int64_t number, const mpt_replica_finding_t *f)
 {
-    mpt_session_t *s = step->session;
-    mpt_replica_finding_t f;
     char fields[512];
-    mpt_status_t status = mpt_replica_find(&s->memory.state, &s->kernels, s->comm, s->stream, &f);
-    if (status != MPT_OK)
-        return status;
-    const char *tensor = f.tensor >= 0 ? s->memory.layout.tensors[f.tensor].name : "";
-    int pair = s->boot->ranks == 2 * mpt_replica_sets(&s->memory.layout, s->memory.state.params.shard);
+    const char *tensor = f->tensor >= 0 ? s->memory.layout.tensors[f->tensor].name : "";
+    int copies = s->boot->ranks / mpt_replica_sets(&s->memory.layout, s->memory.state.params.shard);
     if (s->boot->rank == 0)
         mpt_log_error(&s->log,
                       "step %" PRId64 ": ranks that must hold the same do not: rank %s differs%s, first in the %s of unit "
                       "%d, %s: faulty memory or processor? Look at the machine and go on from the last checkpoint with "
                       "--resume auto",
-                      step->number, f.list, pair ? " from its only replica (two cannot say which is wrong)" : "", f.what,
-                      f.unit, tensor);
+                      number, f->list, copies > 2 ? "" : " from its only replica, of which either may be wrong", f->what,
+                      f->unit, tensor);
     snprintf(fields, sizeof fields, "\"cause\":\"replicas\",\"ranks\":\"%s\",\"unit\":%d,\"tensor\":\"%s\",\"array\":\"%s\"",
-             f.list, f.unit, tensor, f.what);
-    mpt_metrics_event(s->metrics, step->number, "stop", fields);
+             f->list, f->unit, tensor, f->what);
+    mpt_metrics_event(s->metrics, number, "stop", fields);
+    s->failed = 1;
     return MPT_ERR_DEVICE;
+}
+
+static mpt_status_t find_difference(mpt_session_t *s, mpt_replica_finding_t *finding_p)
+{
+    s->comm->what = "comparing replicas";
+    mpt_status_t status = mpt_replica_find(&s->memory.state, &s->kernels, s->comm, s->stream, finding_p);
+    s->comm->what = NULL;
+    return status;
+}
+
+mpt_status_t mpt_step_check_replicas(mpt_session_t *s)
+{
+    mpt_replica_finding_t finding;
+    if (s->config.train.check_every == 0)
+        return MPT_OK;
+    mpt_status_t status = find_difference(s, &finding);
+    if (status != MPT_OK) {
+        s->failed = 1;
+        mpt_session_abort(s, mpt_status_string(status));
+        return status;
+    }
+    return finding.rank < 0 ? MPT_OK : report_replicas(s, s->progress.step, &finding);
 }
 
 static mpt_status_t check_verdict(mpt_step_t *step, const mpt_verdict_t *verdict)
 {
     mpt_session_t *s = step->session;
+    mpt_replica_finding_t finding;
     if (verdict->disagree_rank >= 0) {
-        mpt_log_error(&s->log, "rank %d is at another step or loss scale than rank 0: the run is inconsistent",
-                      verdict->disagree_rank);
+        if (s->boot->rank == 0)
+            mpt_log_error(&s->log, "rank %d is at another step or loss scale than rank 0: the run is inconsistent",
+                          verdict->disagree_rank);
         return MPT_ERR_COMM;
     }
-    return verdict->replica_rank >= 0 ? report_replicas(step) : MPT_OK;
+    if (verdict->replica_rank < 0)
+        return MPT_OK;
+    mpt_status_t status = find_difference(s, &finding);
+    return status == MPT_OK ? report_replicas(s, step->number, &finding) : status;
+}
+
+/* By the config, and in the step after a save began: what was saved is compared before it counts as a checkpoint. */
+static int check_due(const mpt_step_t *step)
+{
+    const mpt_session_t *s = step->session;
+    int64_t every = s->config.train.check_every;
+    return every > 0 && (step->number % every == 0 || mpt_checkpoint_step(s->saver) == s->progress.step);
 }
 
 static mpt_status_t agree(mpt_step_t *step, mpt_verdict_t *verdict_p)
 {
     mpt_session_t *s = step->session;
     mpt_record_t own = own_record(step);
-    int64_t every = s->config.train.check_every;
     mpt_status_t status = MPT_OK;
-    if (every > 0 && step->number % every == 0)
+    if (check_due(step))
         status = mpt_replica_hash(&s->memory.state, &s->kernels, s->stream, &own.hash);
     if (status == MPT_OK)
         status = mpt_consensus_agree(s->consensus, &own, s->stream, verdict_p);
@@ -217,9 +252,9 @@ mpt_status_t mpt_step_run(mpt_session_t *s, mpt_step_report_t *report_p)
         status = act(&step, &report.verdict, &report.result);
     }
     if (status != MPT_OK) {
-        s->failed = 1;
-        if (report.verdict.replica_rank < 0) /* else all ranks know */
+        if (!s->failed) /* else all ranks know */
             mpt_session_abort(s, mpt_status_string(status));
+        s->failed = 1;
         return status;
     }
     report.scale_change =

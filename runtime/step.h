@@ -22,6 +22,9 @@ typedef struct mpt_step {
 
 /** Forward, backward and reduction of every micro-step of this rank. The loss sum is in losses[0]. Collective. @return MPT_OK; MPT_ERR_COMM; MPT_ERR_DEVICE. */
 mpt_status_t mpt_step_compute(mpt_step_t *step);
+/** Under train.check_every: compare what ranks hold alike, outside of a step. Collective. @return MPT_OK; MPT_ERR_DEVICE: it differs, which is
+ *  logged and in the metrics, and the session has failed; MPT_ERR_COMM; MPT_ERR_NO_MEMORY. */
+mpt_status_t mpt_step_check_replicas(mpt_session_t *session);
 /** The hooks of a model that only goes forward: weights are gathered where they are sharded. */
 mpt_gpt2_hooks_t mpt_step_forward_hooks(mpt_session_t *session);
 

@@ -8,6 +8,7 @@
 
 #include "numeric.h"
 #include "session.h"
+#include "step.h"
 
 typedef struct train {
     mpt_session_t *session;
@@ -117,6 +118,13 @@ static mpt_status_t settle(train_t *train)
     return status;
 }
 
+/* A rank cannot go on, and all know: what is being saved is still worth having. */
+static mpt_status_t settle_before(train_t *train, mpt_status_t ending)
+{
+    mpt_status_t status = settle(train);
+    return status == MPT_OK ? ending : status;
+}
+
 /* The save that ends a run: where it fails, the run must not look as if it were saved. */
 static mpt_status_t settle_last(train_t *train)
 {
@@ -147,7 +155,10 @@ static mpt_status_t save_if_due(train_t *train, int last)
     if (status != MPT_OK)
         return status;
     report_save(train, outcome, saved);
-    status = mpt_save_begin(s);
+    if (last) /* no step follows that would compare what is saved */
+        status = mpt_step_check_replicas(s);
+    if (status == MPT_OK)
+        status = mpt_save_begin(s);
     return status == MPT_OK && last ? settle_last(train) : status;
 }
 
@@ -219,10 +230,8 @@ static mpt_status_t one_step(train_t *train, int *stop_p)
     report_step(train, &report);
     int ended = mpt_save_poll(s, &report.verdict, &saved);
     report_save(train, ended, saved);
-    if (status != MPT_OK) { /* a rank cannot go on, and all know: what is being saved is still worth having */
-        mpt_status_t settled = settle(train);
-        return settled == MPT_OK ? status : settled;
-    }
+    if (status != MPT_OK)
+        return settle_before(train, status);
     if (report.scale_change == MPT_SCALE_STUCK)
         return diverged(train, &report);
     int last = s->progress.step == s->config.train.steps;
@@ -233,7 +242,7 @@ static mpt_status_t one_step(train_t *train, int *stop_p)
         status = save_if_due(train, *stop_p || (last && s->config.checkpoint.every > 0));
     if (status == MPT_OK && *stop_p) /* after the save: whoever asked to stop may not wait for long */
         status = validate_if_due(train, 0);
-    return status;
+    return status == MPT_OK || s->failed ? status : settle_before(train, status);
 }
 
 mpt_status_t mpt_session_train(mpt_session_t *s, const mpt_train_hooks_t *hooks)

@@ -7,17 +7,17 @@
 
 #include "session.h"
 
-/* val_sums: [status, sum of each of this rank's micro-batches], then the same of every rank. */
+/* val_sums: [status, sum of each of this rank's micro-batches], then the same of every rank. A rank whose data is bad goes
+ * on with what it has: the others may need its slices of the weights. */
 static mpt_status_t own_sums(mpt_session_t *s, int64_t micros, double *sums)
 {
     mpt_memory_t *memory = &s->memory;
     int64_t batch = s->config.train.micro_batch;
     mpt_status_t data = MPT_OK;
-    for (int64_t j = 0; j < micros && data == MPT_OK; j++) {
+    for (int64_t j = 0; j < micros; j++) {
         int64_t first = (j * s->boot->ranks + s->boot->rank) * batch;
-        data = mpt_data_read(s->val, first, batch, memory->val_inputs, memory->val_targets);
-        if (data != MPT_OK)
-            break;
+        if (data == MPT_OK)
+            data = mpt_data_read(s->val, first, batch, memory->val_inputs, memory->val_targets);
         mpt_status_t status = mpt_gpt2_forward(&memory->model, memory->val_inputs);
         if (status == MPT_OK)
             status = mpt_gpt2_loss(&memory->model, memory->val_targets, 0.0f, 0);
@@ -97,9 +97,13 @@ mpt_status_t mpt_validate_ema(mpt_session_t *s, double *loss_p)
         status = mpt_state_refresh(state, &state->ema, NULL, &s->kernels, s->stream);
     if (status == MPT_OK)
         status = mpt_gather_updated(&s->gather);
+    if (status != MPT_OK)
+        return status;
+    mpt_status_t outcome = mpt_session_validate(s, loss_p); /* bad data: the weights must be themselves again all the same */
+    if (s->failed)
+        return outcome;
+    status = stash(s, 1);
     if (status == MPT_OK)
-        status = mpt_session_validate(s, loss_p);
-    if (status == MPT_OK)
-        status = stash(s, 1);
-    return status == MPT_OK ? mpt_session_refresh(s) : status;
+        status = mpt_session_refresh(s);
+    return status == MPT_OK ? outcome : status;
 }

@@ -31,8 +31,7 @@ static size_t mapped_bytes(size_t bytes)
 static void *reserve(size_t bytes)
 {
     size_t slack = bytes >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : 0;
-    char *base =
-        mmap(NULL, bytes + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *base = mmap(NULL, bytes + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED)
         return NULL;
     if (slack == 0)
@@ -45,11 +44,14 @@ static void *reserve(size_t bytes)
     return base + head;
 }
 
-/* Back the reserved addresses: by the memfd, or by anonymous memory where `fd` is -1. */
+/* Back the reserved addresses: by the memfd, or by anonymous memory where `fd` is -1. Not by mapping anew over
+ * them there: the kernel would count no more than before, against RLIMIT_DATA as well. */
 static int back(void *ptr, size_t bytes, int fd)
 {
-    int flags = fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
-    if (mmap(ptr, bytes, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0) == MAP_FAILED)
+    if (fd < 0 && mprotect(ptr, bytes, PROT_READ | PROT_WRITE) != 0)
+        return -1;
+    if (fd >= 0 &&
+        mmap(ptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
         return -1;
     if (bytes >= HUGE_PAGE_BYTES)
         (void)madvise(ptr, bytes, MADV_HUGEPAGE); /* a wish; kernels without huge pages refuse it */

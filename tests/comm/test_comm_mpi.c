@@ -115,7 +115,7 @@ static int run(program_t *program, const char *mode)
 int main(int argc, char **argv)
 {
     int provided, all_wrong = 0;
-    program_t program = {.log = {.level = MPT_LOG_INFO, .rank = -1, .sink = hear, .ctx = &program}};
+    program_t program = {.log = {.level = MPT_LOG_DEBUG, .rank = -1, .sink = hear, .ctx = &program}};
     MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &provided);
     MPI_Comm world = MPI_COMM_WORLD;
     if (mpt_boot_mpi_create(&world, &program.log, &program.boot) != MPT_OK ||

@@ -131,7 +131,7 @@ typedef struct fixture_run {
     mpt_progress_t progress; /* rank 0's at the end */
     int64_t planned_bytes[FIXTURE_RANKS], arena_bytes[FIXTURE_RANKS];
     char isa[24];
-    float *state[FIXTURE_RANKS]; /* masters, m, v, working weights of every tensor */
+    float *state[FIXTURE_RANKS]; /* masters, m, v, working weights, EMA of every tensor */
     int64_t state_count;
     pthread_mutex_t lock; /* guards what follows */
     char log[FIXTURE_LOG]; /* every rank's lines */
@@ -150,16 +150,17 @@ typedef struct fixture_rank {
 
 /* ---- state ------------------------------------------------------------------------------------------ */
 
-static const char *const fixture_kinds[] = {"master", "m", "v", "working"};
+#define FIXTURE_KINDS 5
+static const char *const fixture_kinds[FIXTURE_KINDS] = {"master", "m", "v", "working", "ema"};
 
 /* Every tensor of every kind, one after the other; *count_p: floats. Collective. A kind that the run does not hold is all zeros. */
 static inline float *fixture_state(mpt_session_t *s, int64_t *count_p)
 {
     const mpt_layout_t *layout = &s->memory.layout;
-    int64_t total = layout->parameters * 4, at = 0;
+    int64_t total = layout->parameters * FIXTURE_KINDS, at = 0;
     float *out = calloc((size_t)total, sizeof *out);
     assert(out != NULL); /* cmocka's own asserts work in the main thread alone */
-    for (int k = 0; k < 4; k++)
+    for (int k = 0; k < FIXTURE_KINDS; k++)
         for (int t = 0; t < layout->tensor_count; t++) {
             mpt_session_tensor(s, layout->tensors[t].name, fixture_kinds[k], out + at, total - at);
             at += mpt_tensor_count(&layout->tensors[t]);
