@@ -160,7 +160,7 @@ mpt_status_t mpt_comm_agree(mpt_comm_t *comm, mpt_status_t own)
 }
 
 /* A child without its backend's part, or NULL where this rank wants none. */
-static mpt_status_t make_child(const mpt_comm_t *comm, const int *members, int count,
+static mpt_status_t make_child(mpt_comm_t *comm, const int *members, int count,
                                mpt_comm_t **child_p)
 {
     if (count == 0)
