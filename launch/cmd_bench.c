@@ -5,8 +5,8 @@ int mpt_cmd_bench(int argc, char **argv)
 {
     static const mpt_verb_t verbs[] = {
         {"step", mpt_bench_step, "whole training steps, against the machine's matrix peak"},
-        {"kernels", NULL, "each operation alone"},
-        {"comm", NULL, "each collective alone"},
+        {"kernels", mpt_bench_kernels, "each operation alone, against its limit and oneDNN"},
+        {"comm", mpt_bench_collectives, "each collective alone, against its limit and MPI's"},
         {"scaling", NULL, "steps over more and more ranks"},
     };
     int verb_count = sizeof(verbs) / sizeof(verbs[0]);

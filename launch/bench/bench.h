@@ -1,7 +1,7 @@
 /*
  * What `mpt-ddp bench step` is made of: a folder for its files, measurements of whole training steps (one session
- * alone, or shard modes side by side), and oneDNN's fp32 products as the yardstick. All on the calling thread; a
- * result is plain data.
+ * alone, or shard modes side by side), and oneDNN's fp32 products as the yardstick; and what it shares with the
+ * other benches. All on the calling thread; a result is plain data.
  */
 #ifndef MPT_BENCH_H
 #define MPT_BENCH_H
@@ -18,6 +18,24 @@
 #define MPT_BENCH_MICRO_BATCH 4
 #define MPT_BENCH_CONTEXT 1024
 #define MPT_BENCH_VOCAB 50257
+#define MPT_BENCH_DIM 768
+#define MPT_BENCH_HEADS 12
+
+/* ---- bench/words.c: what command lines have in common ------------------------------------------------ */
+
+/* bf16, fp32, fp16 in this order, whether measured or not. */
+enum { MPT_BENCH_BF16, MPT_BENCH_FP32, MPT_BENCH_FP16, MPT_BENCH_TYPES };
+
+/** Its name. */
+const char *mpt_bench_type_name(int type);
+/** How many types a list names, commas between; 0: it names something else. */
+int mpt_bench_types_count(const char *types);
+/** 1 where the list, which may be NULL (all), names the type. */
+int mpt_bench_types_have(const char *types, int type);
+/** 1 where a name fits a pattern: a shell's, or a part of the name; NULL: all fit. */
+int mpt_bench_fits(const char *name, const char *pattern);
+/** Help and mistakes, from rank 0 alone, whoever started this process. @return the exit code. */
+int mpt_bench_answer(const mpt_usage_t *usage, mpt_parsed_t parsed, const char *message);
 
 /* ---- bench/place.c: a temporary folder with a token file ------------------------------------------- */
 
@@ -104,9 +122,6 @@ typedef struct mpt_bench_linear {
 double mpt_bench_onednn_fp32(const mpt_bench_linear_t *layers, int layer_count, int threads);
 
 /* ---- bench/show.c: results for people and programs --------------------------------------------------- */
-
-/* bf16, fp32, fp16 in this order, whether measured or not. */
-enum { MPT_BENCH_BF16, MPT_BENCH_FP32, MPT_BENCH_FP16, MPT_BENCH_TYPES };
 
 typedef struct mpt_bench_report {
     const char *model; /* "GPT-2 124M", or the config's path */

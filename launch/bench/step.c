@@ -4,15 +4,12 @@
 #include "bench.h"
 #include "launch.h"
 #include "options.h"
-#include "world.h"
 
 #define DEFAULT_THREADS 2
 #define MICRO_STEPS 4
 #define SEQUENCES (MPT_BENCH_MICRO_BATCH * MICRO_STEPS)
 #define PADDED_VOCAB 50304
 #define TOKENS (8 * SEQUENCES * MPT_BENCH_CONTEXT + 1)
-
-static const char *const type_names[MPT_BENCH_TYPES] = {"bf16", "fp32", "fp16"};
 
 typedef struct mpt_bench_run {
     const char *config_path; /* NULL: GPT-2 124M */
@@ -56,7 +53,7 @@ static mpt_status_t measure_type(const mpt_bench_run_t *run, const char *type,
     if (status != MPT_OK)
         return status;
     for (int i = 0; i < MPT_BENCH_TYPES; i++)
-        if (strcmp(type_names[i], result.compute) == 0)
+        if (strcmp(mpt_bench_type_name(i), result.compute) == 0)
             report->types[i] = result;
     report->threads = result.threads;
     return MPT_OK;
@@ -83,17 +80,12 @@ static void measure_onednn(mpt_bench_report_t *report)
         mpt_bench_onednn_fp32(gpt2, sizeof(gpt2) / sizeof(gpt2[0]), report->threads);
 }
 
-static int is_wanted(const mpt_bench_run_t *run, const char *type)
-{
-    return !run->types || strstr(run->types, type) != NULL;
-}
-
 static mpt_status_t measure_all(const mpt_bench_run_t *run, mpt_bench_report_t *report)
 {
     for (int i = 0; i < MPT_BENCH_TYPES; i++) {
-        if (!is_wanted(run, type_names[i]))
+        if (!mpt_bench_types_have(run->types, i))
             continue;
-        mpt_status_t status = measure_type(run, type_names[i], report);
+        mpt_status_t status = measure_type(run, mpt_bench_type_name(i), report);
         if (status != MPT_OK)
             return status;
         if (i == MPT_BENCH_FP32 && !run->config_path)
@@ -127,28 +119,11 @@ static int bench(mpt_bench_run_t *run)
     return 0;
 }
 
-/* 0: a word of `types` is none; else how many there are. */
-static int count_types(const char *types)
-{
-    int count = 0;
-    for (const char *word = types; *word; count++) {
-        size_t length = strcspn(word, ",");
-        int known = 0;
-        for (int i = 0; i < MPT_BENCH_TYPES; i++)
-            known |= length == 4 && strncmp(word, type_names[i], 4) == 0;
-        if (!known)
-            return 0;
-        word += length;
-        word += strspn(word, ",");
-    }
-    return count;
-}
-
 /* What the option table cannot check. */
 static mpt_parsed_t check_words(const mpt_bench_run_t *run, char *message)
 {
     static const char command[] = "mpt-ddp bench step";
-    int types = run->types ? count_types(run->types) : 1;
+    int types = run->types ? mpt_bench_types_count(run->types) : 1;
     if (run->types && *run->types && types == 0)
         snprintf(message, MPT_OPTIONS_MESSAGE, "%s: --compute %s: of bf16, fp32, fp16, with commas",
                  command, run->types);
@@ -162,19 +137,6 @@ static mpt_parsed_t check_words(const mpt_bench_run_t *run, char *message)
     else
         return MPT_PARSED_RUN;
     return MPT_PARSED_ERROR;
-}
-
-/* Help and mistakes, from rank 0 alone. Returns the exit code. */
-static int answer(const mpt_usage_t *usage, mpt_parsed_t parsed, const char *message)
-{
-    mpt_world_t world;
-    mpt_status_t status = mpt_world_open(&world);
-    if (world.rank == 0 && parsed == MPT_PARSED_HELP)
-        mpt_options_help(usage);
-    if (world.rank == 0 && parsed == MPT_PARSED_ERROR)
-        fprintf(stderr, "%s\n", message);
-    mpt_world_close(&world, status);
-    return parsed == MPT_PARSED_HELP ? 0 : MPT_EXIT_USAGE;
 }
 
 /* Returns -1: go on; else the exit code. */
@@ -223,7 +185,7 @@ static int parse_words(mpt_bench_run_t *run, int argc, char **argv)
     if (parsed == MPT_PARSED_RUN)
         parsed = check_words(run, message);
     run->config_path = count > 0 ? argv[0] : NULL;
-    return parsed == MPT_PARSED_RUN ? -1 : answer(&usage, parsed, message);
+    return parsed == MPT_PARSED_RUN ? -1 : mpt_bench_answer(&usage, parsed, message);
 }
 
 static int bench_shards(const mpt_bench_run_t *run)

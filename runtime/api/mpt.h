@@ -284,6 +284,103 @@ MPT_API double mpt_measure_peak(const char *compute, int threads, const char **i
 /** Write the table of every config key as Markdown to a C stream's file descriptor. @return MPT_OK; MPT_ERR_IO. */
 MPT_API mpt_status_t mpt_config_help(int fd);
 
+/* ---- benches: one operation, one collective at a time ---------------------------------------------- *
+ * For whoever times them. What runs is what sessions run: the same kernels, threads, memory and collectives, chosen by the same
+ * environment. Calls are complete on return. A handle is used by one thread at a time, which may stay bound to a core until it is closed.
+ */
+
+typedef struct mpt_bench_ops mpt_bench_ops_t;
+
+typedef struct mpt_bench_ops_params {
+    const char *compute; /* "bf16", "fp16", "fp32" */
+    int threads;         /* 0: this process's cores */
+    int64_t batch, seq, dim, heads, vocab; /* the GPT-2 whose shapes are run: one micro-batch of batch x seq rows */
+    void (*log)(void *ctx, mpt_log_severity_t severity, const char *line); /* NULL: standard error */
+    void *log_ctx;
+} mpt_bench_ops_params_t;
+
+/* C [m,n] = A [m,k] x B [k,n], row-major; a transposed operand lies as [k,m] or [n,k]. */
+typedef struct mpt_bench_product {
+    int64_t m, n, k; /* 0: not one product */
+    int transposed_a, transposed_b;
+    int wide_c; /* C is FP32 whatever the compute type */
+} mpt_bench_product_t;
+
+/* One operation at the shape and with the fusions that a training step runs it with. */
+typedef struct mpt_bench_op {
+    const char *name;  /* "fc forward"; one of its kind; lives as long as the handle */
+    const char *group; /* "linear", "head", "attention", "pass": an elementwise pass over memory */
+    mpt_bench_product_t product;
+    double flops;      /* arithmetic of matrix products, of attention the causal half; 0 for a pass */
+    double operations; /* the same, and for a pass its elementwise arithmetic, a root, an exponential or a rounding counting one */
+    double bytes;      /* arrays read, once, and written, once; those added to count twice */
+} mpt_bench_op_t;
+
+typedef struct mpt_bench_ops_info {
+    const char *kernels, *isa; /* "cpu", "amx" */
+    int threads;
+    int64_t flat_count; /* elements of the passes that know no rows: the largest unit, the embeddings */
+} mpt_bench_ops_info_t;
+
+/** Threads, memory for the largest operation, and the list. @return MPT_OK; MPT_ERR_CONFIG (logged): no such type, shape or environment; MPT_ERR_NO_MEMORY. */
+MPT_API mpt_status_t mpt_bench_ops_open(const mpt_bench_ops_params_t *params, mpt_bench_ops_t **ops_p);
+/** NULL is allowed. */
+MPT_API void mpt_bench_ops_close(mpt_bench_ops_t *ops);
+MPT_API void mpt_bench_ops_info(const mpt_bench_ops_t *ops, mpt_bench_ops_info_t *info_p);
+/** Operations in the list: the linear layers' first, in forward order, each forward, input gradient, weight gradient. */
+MPT_API int mpt_bench_ops_count(const mpt_bench_ops_t *ops);
+/** The index-th of them. */
+MPT_API void mpt_bench_ops_describe(const mpt_bench_ops_t *ops, int index, mpt_bench_op_t *op_p);
+/** Fill the operands of the index-th, which mpt_bench_ops_run then runs. @return MPT_OK; MPT_ERR_DEVICE. */
+MPT_API mpt_status_t mpt_bench_ops_prepare(mpt_bench_ops_t *ops, int index);
+/** Run it once; again is allowed: gradients go on adding up. @return MPT_OK; MPT_ERR_INVALID_ARG: nothing is prepared; MPT_ERR_DEVICE. */
+MPT_API mpt_status_t mpt_bench_ops_run(mpt_bench_ops_t *ops);
+/** Measure the matrix peak of these threads now: FLOP/s of products in the compute type whose operands come from L1. */
+MPT_API double mpt_bench_ops_peak(mpt_bench_ops_t *ops);
+
+#define MPT_BENCH_COPY_WAYS 2 /* ways to copy memory: through the caches, and with stores that go past them */
+
+/** Copy so that about `bytes` are read and written together, at most 512 MiB, with these threads: what a pass over as many bytes could reach.
+ *  @return the bytes read and written. */
+MPT_API double mpt_bench_ops_copy(mpt_bench_ops_t *ops, int way, double bytes);
+
+typedef struct mpt_bench_comm mpt_bench_comm_t;
+
+typedef struct mpt_bench_comm_params {
+    mpt_boot_t *boot; /* borrowed */
+    int threads;      /* of each rank; 0: its share of the cores */
+    size_t bytes;     /* of each buffer, the same on every rank */
+    void (*log)(void *ctx, mpt_log_severity_t severity, const char *line); /* NULL: standard error */
+    void *log_ctx;
+} mpt_bench_comm_params_t;
+
+typedef struct mpt_bench_comm_info {
+    const char *comm, *isa; /* "shm", "amx" */
+    int rank, ranks, threads;
+    int shares_cores;     /* this host has fewer cores than threads of all its ranks */
+    void *send, *receive; /* the two buffers, memory that the other ranks reach, as a session's gradients and weights are */
+} mpt_bench_comm_info_t;
+
+/** What a call does: send and receive are the handle's buffers, S the bytes asked for, n ranks. */
+typedef enum mpt_bench_collective {
+    MPT_BENCH_ALL_REDUCE,     /* receive = sum of the ranks' send; S bytes each */
+    MPT_BENCH_REDUCE_SCATTER, /* receive [S/n] = this rank's slice of the sum of their send [S] */
+    MPT_BENCH_ALL_GATHER,     /* receive [S]: everybody's slice of S/n bytes, which lies in place */
+    MPT_BENCH_BROADCAST,      /* receive [S] of rank 0 to all */
+    MPT_BENCH_COLLECTIVES
+} mpt_bench_collective_t;
+
+/** Connect the ranks, allocate the buffers and tell the ranks about them; both are filled with small numbers. Collective. @return MPT_OK; MPT_ERR_CONFIG; MPT_ERR_NO_MEMORY; MPT_ERR_COMM: the worst of all ranks. */
+MPT_API mpt_status_t mpt_bench_comm_open(const mpt_bench_comm_params_t *params, mpt_bench_comm_t **comm_p);
+/** NULL is allowed. Collective. */
+MPT_API void mpt_bench_comm_close(mpt_bench_comm_t *comm);
+MPT_API void mpt_bench_comm_info(const mpt_bench_comm_t *comm, mpt_bench_comm_info_t *info_p);
+/** Run one collective. type: "fp32", "bf16", "fp16"; S = bytes: whole elements, of which the ranks get equal shares where the
+ *  collective has shares. Collective. @return MPT_OK; MPT_ERR_INVALID_ARG; MPT_ERR_COMM. */
+MPT_API mpt_status_t mpt_bench_comm_run(mpt_bench_comm_t *comm, mpt_bench_collective_t what, const char *type, size_t bytes);
+/** Copy `bytes` from send to receive with this rank's threads. Local. way: as in mpt_bench_ops_copy. */
+MPT_API void mpt_bench_comm_copy(mpt_bench_comm_t *comm, int way, size_t bytes);
+
 #ifdef __cplusplus
 }
 #endif

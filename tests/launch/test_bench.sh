@@ -2,19 +2,11 @@
 # `bench step --shard`: shard modes side by side, alone and under mpirun: what is printed, what is counted, what is left
 # out. $1: build folder, $2: sources.
 . "$(dirname "${BASH_SOURCE[0]}")/faults_lib.sh"
+. "$source_dir/tests/launch/json_lib.sh"
 prepare
 
 json_number() { # json_number KEY: of ddp, where the key is one of a mode
     grep -oE "\"$1\": [0-9.e+-]+" out | head -n 1 | grep -oE '[0-9.e+-]+$'
-}
-
-# is_object: standard output is one line, an object whose brackets balance outside of strings.
-is_object() {
-    [ "$(wc -l <out)" -eq 1 ] || fail "--json: not one line"
-    sed 's/"[^"]*"//g' out | awk '{ for (i = 1; i <= length($0); i++) { c = substr($0, i, 1)
-        if (c == "{" || c == "[") stack = stack c
-        if (c == "}" || c == "]") { top = substr(stack, length(stack)); stack = substr(stack, 1, length(stack) - 1)
-            if (top c != "{}" && top c != "[]") exit 1 } } exit stack != "" }' || fail "--json: brackets do not match"
 }
 
 # counts_match RANKS BYTES: of ddp: two collectives a unit and the record, and 2 (n - 1) / n elements of BYTES bytes for
