@@ -320,7 +320,7 @@ static int parse_words(kernels_run_t *run, int argc, char **argv)
             "as many threads: bare ones, without the bias, GELU, slope or accumulation that ours include, and the\n"
             "fastest of what oneDNN has. It runs in a process of its own; where an implementation dies (those for\n"
             "tiles raise SIGILL on some virtual machines) the next one runs, and the table says so. Times are\n"
-            "medians over rounds in which all take turns; \"over oneDNN\" above 1 means faster than it.",
+            "medians over rounds in which all take turns; \"over it\" above 1 means faster than oneDNN.",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),
     };
