@@ -19,12 +19,12 @@ same_state() {
     cmp 1.state 2.state || fail "the states of $1 and $2 differ"
 }
 
-echo "slow, but not for comm.timeout_s: the same bits"
+echo "slow, but not for comm.timeout_s, and over MPI: the same bits"
 for mode in "$zero3" "$hsdp"; do
     fresh
     run 0 4 test.cfg $mode
     rm -rf usual && mv run usual
-    MPT_INJECT=slow:rank=1,step=7,ms=900 run 0 4 test.cfg $mode --set comm.timeout_s=20
+    MPT_COMM=mpi MPT_INJECT=slow:rank=1,step=7,ms=900 run 0 4 test.cfg $mode --set comm.timeout_s=20
     same_digest usual run
     same_state usual run
     step=$(grep '"step":7,"loss"' run/metrics.jsonl | grep -o '"step_ms":[0-9]*' | cut -d: -f2)
