@@ -148,7 +148,7 @@ static void rounding_to_nearest_without_masters_is_refused(void **state)
     fixture_remove("run");
     fixture_run_t *run = fixture_expect(shard_job(2, SHARD_ZERO2, "run", set), MPT_ERR_CONFIG);
     assert_int_equal(run->errors, 1);
-    assert_non_null(strstr(run->log, "use rounding = stochastic"));
+    assert_non_null(strstr(run->log, "set rounding = stochastic"));
     fixture_free(run);
     run = fixture_expect(shard_job(2, SHARD_ZERO2, "run", wide), MPT_ERR_CONFIG);
     assert_int_equal(run->errors, 1);
