@@ -95,7 +95,7 @@ usage_error 'which verb' bench
 usage_error 'of bf16, fp32, fp16' bench step --compute bf17
 
 echo "what is not built says so"
-for words in doctor report "bench kernels" "bench comm" "bench scaling"; do
+for words in doctor report "bench scaling"; do
     # shellcheck disable=SC2086
     usage_error 'not built yet' $words
 done
