@@ -19,15 +19,17 @@ int mpt_plan_divisors(int64_t n, int64_t *divisors, int capacity)
 const char *mpt_plan_variant(int variant)
 {
     static const char *const changes[MPT_PLAN_VARIANTS] = {NULL, "train.recompute=block",
-                                                           "parallel.reduce_every=micro"};
+                                                           "parallel.reduce_every=micro",
+                                                           "train.recompute=block parallel.reduce_every=micro"};
     return changes[variant];
 }
 
 static mpt_plan_changes_t variant_changes(const mpt_plan_mode_t *mode, int variant)
 {
     mpt_plan_changes_t changes = mode->changes;
-    if (mpt_plan_variant(variant))
-        mpt_plan_change(&changes, "%s", mpt_plan_variant(variant));
+    for (int v = 1; v < MPT_PLAN_BOTH; v++)
+        if (variant == v || variant == MPT_PLAN_BOTH)
+            mpt_plan_change(&changes, "%s", mpt_plan_variant(v));
     return changes;
 }
 
@@ -74,6 +76,14 @@ static void search(mpt_plan_query_t *query, const mpt_plan_mode_t *mode, int var
     }
 }
 
+/* Less traffic, or as much with larger micro-batches. */
+static int comes_before(const mpt_plan_t *a, const mpt_plan_t *b)
+{
+    if (mpt_plan_wire(a) != mpt_plan_wire(b))
+        return mpt_plan_wire(a) < mpt_plan_wire(b);
+    return a->micro_batch > b->micro_batch;
+}
+
 /* The least traffic among the fits of a variant; spared: only where the micro-batch need not shrink. */
 static const mpt_plan_fit_t *least_traffic(const mpt_plan_report_t *report, int variant, int spared)
 {
@@ -84,7 +94,7 @@ static const mpt_plan_fit_t *least_traffic(const mpt_plan_report_t *report, int 
             continue;
         if (spared && fit->plan.micro_batch < report->modes[m].plan.micro_batch)
             continue;
-        if (!best || mpt_plan_wire(&fit->plan) < mpt_plan_wire(&best->plan))
+        if (!best || comes_before(&fit->plan, &best->plan))
             best = fit;
     }
     return best;
@@ -115,7 +125,8 @@ void mpt_plan_fit(mpt_plan_query_t *query, int64_t memory, mpt_plan_report_t *re
     int64_t divisors[MAX_DIVISORS];
     report->memory = memory;
     for (int v = 0; v < MPT_PLAN_VARIANTS; v++)
-        report->offered[v] = v == 0 || variant_helps(query, report, v);
+        report->offered[v] = v == 0 || (v == MPT_PLAN_BOTH ? report->offered[1] && report->offered[2]
+                                                           : variant_helps(query, report, v));
     for (int m = 0; m < MPT_PLAN_MODES; m++)
         for (int v = 0; v < MPT_PLAN_VARIANTS; v++) {
             const mpt_plan_mode_t *mode = &report->modes[m];

@@ -12,8 +12,10 @@
 #include "options.h"
 
 #define MPT_PLAN_MODES 5    /* ddp, zero1, zero2, zero3, hsdp */
-#define MPT_PLAN_VARIANTS 3 /* as configured; recompute = block; reduce_every = micro */
-#define MPT_PLAN_CHANGES 5
+#define MPT_PLAN_VARIANTS 4 /* as configured; recompute = block; reduce_every = micro; both */
+#define MPT_PLAN_COLUMNS 3  /* of these the table shows */
+#define MPT_PLAN_BOTH 3
+#define MPT_PLAN_CHANGES 6
 
 /** The config in question, read once: it may come through a pipe. */
 typedef struct mpt_plan_query {
@@ -108,7 +110,7 @@ const char *mpt_plan_variant(int variant);
 /**
  * Search every mode and variant for the largest micro-batch whose plan takes at most `memory` bytes a rank, with the
  * same global batch, and choose the least traffic: of the modes that fit with the config's micro-batch or a larger one,
- * else with a smaller one, else with a variant; of equals the earliest mode. After mpt_plan_ask_modes.
+ * else with a smaller one, else with a variant; of equals the larger micro-batch, then the earliest mode. After mpt_plan_ask_modes.
  */
 void mpt_plan_fit(mpt_plan_query_t *query, int64_t memory, mpt_plan_report_t *report);
 /** The table of what fits, and the suggestion or by how much everything fails. After mpt_plan_fit. */

@@ -36,7 +36,7 @@ static void print_mode(const mpt_plan_report_t *report, int m)
     snprintf(cell, sizeof(cell), "%s %s", mpt_format_bytes((double)plan->bytes).s,
              plan->bytes <= report->memory ? "fits" : "does not");
     printf(" %*s", CONFIGURED_WIDTH - 1, cell);
-    for (int v = 0; v < MPT_PLAN_VARIANTS; v++)
+    for (int v = 0; v < MPT_PLAN_COLUMNS; v++)
         if (report->offered[v])
             print_cell(&report->fits[m][v]);
     putchar('\n');
@@ -52,7 +52,7 @@ static void print_table(const mpt_plan_report_t *report)
     snprintf(title, sizeof(title), "micro_batch = %lld", (long long)micro_batch);
     printf("\n%s a rank of %d\n", mpt_format_bytes((double)report->memory).s, report->ranks);
     printf("  %-10s %*s", "", CONFIGURED_WIDTH - 1, title);
-    for (int v = 0; v < MPT_PLAN_VARIANTS; v++)
+    for (int v = 0; v < MPT_PLAN_COLUMNS; v++)
         if (report->offered[v])
             printf(" %*s", LARGEST_WIDTH - 1, variant_title(v).s);
     putchar('\n');

@@ -131,6 +131,36 @@ static void warn_changes(const mpt_session_t *s, const mpt_checkpoint_meta_t *me
                      meta->path, meta->ranks, meta->ranks > 1 ? "s" : "", s->boot->ranks);
 }
 
+/* What the checkpoint says of `key` and the run does otherwise; where it says nothing, nothing. */
+static int differs(const mpt_checkpoint_meta_t *meta, const char *key, int64_t own)
+{
+    int found = 1;
+    int64_t saved = get_integer(meta, key, &found);
+    return found && saved != own;
+}
+
+static void warn_sums(const mpt_session_t *s, const mpt_checkpoint_meta_t *meta)
+{
+    const mpt_config_t *config = &s->config;
+    int world = config->train.reproducible == MPT_REPRODUCIBLE_WORLD;
+    int ema = config->train.ema > 0.0;
+    if (s->boot->rank != 0)
+        return;
+    if (differs(meta, "lanes", world ? config->train.lanes : 0) || differs(meta, "micro_batch", config->train.micro_batch))
+        mpt_log_warn(&s->log,
+                     "%s was saved with another train.micro_batch, train.lanes or train.reproducible: sums round otherwise "
+                     "from here on",
+                     meta->path);
+    if (differs(meta, "masters", config->precision.master_fp32))
+        mpt_log_warn(&s->log,
+                     config->precision.master_fp32
+                         ? "%s was trained without masters: its working weights become the masters"
+                         : "%s was trained with FP32 masters: precision.master = none rounds them to the working weights",
+                     meta->path);
+    if (!ema && mpt_checkpoint_kinds(meta) & 1u << MPT_KIND_EMA)
+        mpt_log_warn(&s->log, "%s holds an average of the weights, which train.ema = 0 drops", meta->path);
+}
+
 /* The average starts where the weights are. */
 static mpt_status_t start_ema(mpt_session_t *s)
 {
@@ -182,6 +212,8 @@ static mpt_status_t load_own(mpt_session_t *s, const char *path, int *other_mode
         status = read_progress(s, &meta);
     if (status == MPT_OK)
         warn_changes(s, &meta);
+    if (status == MPT_OK)
+        warn_sums(s, &meta);
     return status;
 }
 
@@ -336,7 +368,8 @@ mpt_status_t mpt_restore(mpt_session_t *s, const char *resume, int fresh_over)
     status = mpt_session_vote(s, share(s, &candidates));
     if (status != MPT_OK)
         return status;
-    if (candidates.count > 0)
+    s->resumed = candidates.count > 0;
+    if (s->resumed)
         status = try_candidates(s, &candidates);
     else
         status = mpt_session_vote(s, start_fresh(s, fresh_over));

@@ -18,6 +18,9 @@ static mpt_save_meta_t describe(const mpt_session_t *s)
                             .seed = config->train.seed,
                             .global_batch = config->train.global_batch,
                             .sequence = config->data.sequence,
+                            .micro_batch = config->train.micro_batch,
+                            .lanes = config->train.reproducible == MPT_REPRODUCIBLE_WORLD ? config->train.lanes : 0,
+                            .masters = config->precision.master_fp32,
                             .applied = p->applied,
                             .position = p->position,
                             .tokens = p->tokens,
@@ -42,6 +45,9 @@ mpt_status_t mpt_save_begin(mpt_session_t *s)
     int outcome;
     int64_t step;
     mpt_status_t status = mpt_save_settle(s, &outcome, &step);
+    if (status != MPT_OK)
+        return status;
+    status = s->device->ops->stream_synchronize(s->device, s->stream); /* the saver reads what the last step wrote */
     if (status != MPT_OK)
         return status;
     mpt_save_meta_t described = describe(s);

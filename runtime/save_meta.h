@@ -15,9 +15,11 @@ typedef struct mpt_save_meta {
     char compute[16]; /* "bf16" */
     /* how it was saved */
     char shard[16];
+    int64_t masters; /* 0: the working weights were all there is */
     /* what fixes the order of data */
     uint64_t seed;
     int64_t global_batch, sequence;
+    int64_t micro_batch, lanes; /* which fix the order of sums; lanes 0: not under reproducible = world */
     char order[16];
     /* where the run stands */
     int64_t applied, position, tokens, rounded;

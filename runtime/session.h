@@ -68,6 +68,7 @@ struct mpt_session {
     mpt_loss_scale_rule_t scale_rule;
     mpt_progress_t progress;
     int64_t first_step;
+    int resumed;               /* from a checkpoint, which may be of step 0 */
     mpt_data_t *train, *val;
     int slot;                  /* of memory.inputs that holds the next step */
     mpt_status_t data_status;  /* of reading it */

@@ -332,7 +332,7 @@ static mpt_status_t open_files(mpt_session_t *s)
                                    .pool = s->pool,
                                    .snapshot = s->memory.snapshot},
         &s->saver);
-    if (status == MPT_OK && s->boot->rank == 0 && s->progress.step > 0)
+    if (status == MPT_OK && s->boot->rank == 0 && s->resumed)
         mpt_checkpoint_set_aside(config->checkpoint.dir, s->progress.step, &s->log);
     if (status == MPT_OK && s->boot->rank == 0)
         status = mpt_metrics_open(config->log.dir, s->progress.step, &s->log, &s->metrics);

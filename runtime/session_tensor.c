@@ -58,8 +58,10 @@ int64_t mpt_session_tensor(mpt_session_t *s, const char *name, const char *kind,
     int unit = layout->tensors[tensor].unit;
     int64_t count = mpt_tensor_count(&layout->tensors[tensor]);
     void *gathered = pieces ? gather_slices(s, held, unit) : NULL;
-    if (pieces && gathered == NULL)
+    if ((pieces && gathered == NULL) || s->device->ops->stream_synchronize(s->device, s->stream) != MPT_OK) {
+        free(gathered);
         return -1;
+    }
     void *from = pieces ? gathered : mpt_held_unit(layout, held, unit);
     mpt_convert(out, MPT_F32, mpt_state_at(from, held->dtype, layout->offset[tensor]), held->dtype,
                 count < capacity ? count : capacity);

@@ -89,6 +89,14 @@ static mpt_status_t stash(mpt_session_t *s, int back)
     return status;
 }
 
+/* The peers may be inside a collective. */
+static mpt_status_t give_up(mpt_session_t *s, mpt_status_t status)
+{
+    s->failed = 1;
+    mpt_session_abort(s, mpt_status_string(status));
+    return status;
+}
+
 mpt_status_t mpt_validate_ema(mpt_session_t *s, double *loss_p)
 {
     mpt_state_t *state = &s->memory.state;
@@ -98,12 +106,12 @@ mpt_status_t mpt_validate_ema(mpt_session_t *s, double *loss_p)
     if (status == MPT_OK)
         status = mpt_gather_updated(&s->gather);
     if (status != MPT_OK)
-        return status;
+        return give_up(s, status);
     mpt_status_t outcome = mpt_session_validate(s, loss_p); /* bad data: the weights must be themselves again all the same */
     if (s->failed)
         return outcome;
     status = stash(s, 1);
     if (status == MPT_OK)
         status = mpt_session_refresh(s);
-    return status == MPT_OK ? outcome : status;
+    return status == MPT_OK ? outcome : give_up(s, status);
 }

@@ -171,6 +171,8 @@ mpt_status_t mpt_replica_find(mpt_state_t *state, mpt_kernels_t *kernels, mpt_co
     status = mpt_comm_agree(comm, status);
     if (status == MPT_OK)
         status = mpt_comm_all_gather(comm, own, all, cells * sizeof *own, stream);
+    if (status == MPT_OK)
+        status = kernels->device->ops->stream_synchronize(kernels->device, stream);
     table.all = all;
     if (status == MPT_OK)
         find(layout, &table, finding_p);

@@ -85,6 +85,9 @@ static mpt_status_t check_sizes(mpt_config_reading_t *reading)
     if (!(positions <= 0x1p62))
         return refuse_pair(reading, "train.steps", "makes more than 2^62 tokens with",
                            "train.global_batch", "lower one of them");
+    if (!((double)config->train.val_batches * (double)config->train.global_batch <= 0x1p40))
+        return refuse_pair(reading, "train.val_batches", "makes more than 2^40 sequences with",
+                           "train.global_batch", "lower one of them");
     if (!(elements <= 0x1p50))
         return refuse_pair(reading, "train.micro_batch", "makes more than 2^50 activations with",
                            "model.dim", "lower one of them");

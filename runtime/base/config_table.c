@@ -117,7 +117,7 @@ static const mpt_config_row_t rows[] = {
     {"train", "recompute", MPT_CONFIG_WORD, AT(train.recompute), "none", WORDS(recompute_words),
      .help = "activations to compute again in backward in place of keeping them"},
     {"train", "check_every", MPT_CONFIG_INT, AT(train.check_every), "0", 0, MANY,
-     .help = "steps between comparisons of what several ranks hold alike, by hashes; 0: none"},
+     .help = "steps between comparisons of what several ranks hold alike, by hashes; a checkpoint is compared before it counts; 0: none"},
     {"train", "reproducible", MPT_CONFIG_WORD, AT(train.reproducible), "run",
      WORDS(reproducible_words),
      .help =

@@ -214,9 +214,9 @@ static void describe_number(const mpt_config_row_t *row, char *out, size_t capac
 {
     char min[32], max[32];
     int above = row->flags & MPT_CONFIG_ABOVE_MIN, below = row->flags & MPT_CONFIG_BELOW_MAX;
-    const char *what = row->type == MPT_CONFIG_INT            ? "a whole number"
-                       : row->flags & MPT_CONFIG_POWER_OF_TWO ? "a power of two"
-                                                              : "a number";
+    const char *what = row->flags & MPT_CONFIG_POWER_OF_TWO ? "a power of two"
+                       : row->type == MPT_CONFIG_INT        ? "a whole number"
+                                                            : "a number";
     const char *high = above ? (below ? "and below" : "and at most") : (below ? "to below" : "to");
     snprintf(out, capacity, "%s %s %s %s %s", what, above ? "above" : "from", limit(row->min, min),
              high, limit(row->max, max));
