@@ -247,6 +247,7 @@ static void complete_meta(import_t *in)
     snprintf(meta->arch, sizeof meta->arch, "gpt2");
     snprintf(meta->shard, sizeof meta->shard, "ddp");
     mpt_save_meta_mark(meta, MPT_META_MODEL, 1);
+    meta->masters = 1;
     mpt_save_meta_mark(meta, MPT_META_SAVED, 1);
     mpt_save_meta_mark(meta, MPT_META_PROGRESS, 1);
 }

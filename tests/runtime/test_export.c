@@ -70,8 +70,8 @@ static model_t patterned(int ranks, unsigned kinds, int tame)
 
 static const char meta_text[] =
     "arch = gpt2\nlayers = 2\nheads = 2\ndim = 8\ncontext = 6\nvocab = 10\nparameters = 1888\n"
-    "compute = fp16\nshard = zero3\nseed = 18446744073709551615\nglobal_batch = 48\nsequence = 5\n"
-    "order = sequential\napplied = 119\nposition = 5904\ntokens = 29520\nrounded = 122\n"
+    "compute = fp16\nshard = zero3\nmasters = 0\nseed = 18446744073709551615\nglobal_batch = 48\nsequence = 5\n"
+    "order = sequential\nmicro_batch = 3\nlanes = 8\napplied = 119\nposition = 5904\ntokens = 29520\nrounded = 122\n"
     "scale = 0x1.8p+13\nscale_dynamic = 1\nscale_clean = 17\nscale_hits = 1\nconsecutive_skips = "
     "0\n";
 
@@ -198,7 +198,7 @@ static void assert_meta_same(const char *a, const char *b)
         assert_true(mpt_checkpoint_get(a, key, x, sizeof x));
         assert_true(mpt_checkpoint_get(b, key, y, sizeof y));
         if (mpt_save_meta_part(row) == MPT_META_SAVED)
-            assert_string_equal(y, "ddp"); /* by one rank, whoever saved it before */
+            assert_string_equal(y, strcmp(key, "shard") == 0 ? "ddp" : "1"); /* by one rank with masters, whoever saved it before */
         else
             assert_string_equal(x, y);
     }
@@ -598,7 +598,7 @@ static void meta_lines_read_back_as_written(void **state)
     mpt_save_meta_mark(&meta, MPT_META_ORDER, 0);
     mpt_save_meta_write(&meta, text, sizeof text);
     assert_null(strstr(text, "seed"));
-    assert_non_null(strstr(text, "\nshard = zero3\napplied = 119\n"));
+    assert_non_null(strstr(text, "\nshard = zero3\nmasters = 0\napplied = 119\n"));
 }
 
 static void info_says_what_a_checkpoint_is(void **state)
