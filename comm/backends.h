@@ -17,6 +17,7 @@ extern "C" {
 extern const mpt_comm_ops_t mpt_comm_self;
 extern const mpt_comm_ops_t mpt_comm_mpi;
 extern const mpt_comm_ops_t mpt_comm_shm;
+extern const mpt_comm_ops_t mpt_comm_hier;
 
 /** memmove without overlap, cut over the device's pool where it is large. dst may be equal to src. */
 void mpt_comm_copy(const mpt_comm_t *comm, void *dst, const void *src, size_t bytes);
@@ -25,11 +26,23 @@ void mpt_comm_copy(const mpt_comm_t *comm, void *dst, const void *src, size_t by
 void mpt_comm_sum(const mpt_comm_t *comm, void *out, mpt_dtype_t out_dtype,
                   const void *const *sources, mpt_dtype_t wire, int64_t count);
 
-/** Who has waited for this share of the timeout looks at the alarms of parents as well. Not at once: a call that is about to end here need
+/** The same over `sources_count` sources in place of comm->ranks. */
+void mpt_comm_sum_of(const mpt_comm_t *comm, int sources_count, void *out, mpt_dtype_t out_dtype,
+                     const void *const *sources, mpt_dtype_t wire, int64_t count);
+
+/** Ranks of each host where every host holds the same power of two, 2 or more, of consecutive ranks and there are
+ *  two hosts or more; else 0. hosts: [ranks] any number that ranks of one host share. */
+int mpt_comm_even_hosts(const int *hosts, int ranks);
+
+/** Who has waited for this share of the timeout polls the parents as well. Not at once: a call that is about to end here need
  *  not fail because a rank that is further on gave up there. */
 #define MPT_COMM_PARENTS_AFTER 0.5
+/** Poll the parents, whatever their backends, from the nearest on; of a part, those of its whole. @return MPT_OK; MPT_ERR_COMM
+ *  (logged; that parent has failed). */
+mpt_status_t mpt_comm_poll_parents(mpt_comm_t *comm);
 
-/** Log an error of this communicator: "comm shm rank 1 of 4: unit 3 gradients: all_gather: TEXT". */
+/** Log an error of this communicator, or of the one that it is a part of: "comm shm rank 1 of 4: unit 3 gradients:
+ *  all_gather: TEXT". */
 void mpt_comm_log_error(const mpt_comm_t *comm, const char *text);
 /** The same of an error that another rank has logged, for who wants to see how it spread: at level debug. */
 void mpt_comm_log_heard(const mpt_comm_t *comm, const char *text);

@@ -27,7 +27,7 @@ mpt_status_t mpt_boot_self_create(mpt_boot_t **boot_p)
     mpt_boot_t *boot = calloc(1, sizeof *boot);
     if (!boot)
         return MPT_ERR_NO_MEMORY;
-    *boot = (mpt_boot_t){.ops = &self_ops, .ranks = 1, .local_ranks = 1, .one_process = 1};
+    *boot = (mpt_boot_t){.ops = &self_ops, .ranks = 1, .local_ranks = 1, .one_process = 1, .even_hosts = 1};
     *boot_p = boot;
     return MPT_OK;
 }
@@ -114,6 +114,7 @@ mpt_status_t mpt_boot_threads_create(int ranks, mpt_boot_t **boots_p)
                                  .local_rank = r,
                                  .local_ranks = ranks,
                                  .one_process = 1,
+                                 .even_hosts = 1,
                                  .impl = meeting};
     }
     pthread_mutex_init(&meeting->mutex, NULL);

@@ -32,6 +32,8 @@ struct mpt_boot {
     int local_rank; /* among the ranks of this host */
     int local_ranks;
     int one_process; /* 1: all ranks are threads of this process, pointers mean the same to all */
+    /* 1: every host holds local_ranks ranks, consecutive ones, in order. Same on every rank; 0: not known. */
+    int even_hosts;
     void *impl;      /* whatever `ops` keeps */
 };
 

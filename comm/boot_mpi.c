@@ -47,6 +47,18 @@ const void *mpt_boot_mpi_comm(const mpt_boot_t *boot)
     return boot->ops == &boot_mpi_ops ? &((const boot_mpi_t *)boot->impl)->comm : NULL;
 }
 
+/* Does every host hold as many ranks, consecutive ones? Numbers on a host are in rank order: where they run
+ * 0, 1, .. local_ranks - 1 again and again, each run is a host. */
+static mpt_status_t compare_hosts(mpt_boot_t *boot)
+{
+    boot_mpi_t *impl = boot->impl;
+    int fits = boot->local_rank == boot->rank % boot->local_ranks;
+    int least[] = {boot->local_ranks, -boot->local_ranks, fits};
+    int error = MPI_Allreduce(MPI_IN_PLACE, least, 3, MPI_INT, MPI_MIN, impl->comm);
+    boot->even_hosts = least[0] == -least[1] && least[2];
+    return error ? failed(impl->log, "MPI_Allreduce", error) : MPT_OK;
+}
+
 /* MPI knows which ranks can share memory; that is what "this host" means here. */
 static mpt_status_t find_local_ranks(mpt_boot_t *boot)
 {
@@ -59,7 +71,7 @@ static mpt_status_t find_local_ranks(mpt_boot_t *boot)
     MPI_Comm_rank(local, &boot->local_rank);
     MPI_Comm_size(local, &boot->local_ranks);
     MPI_Comm_free(&local);
-    return MPT_OK;
+    return compare_hosts(boot);
 }
 
 static mpt_status_t join(mpt_boot_t *boot, MPI_Comm given)

@@ -6,7 +6,8 @@
 #include <string.h>
 #include "backends.h"
 
-static const mpt_comm_ops_t *const backends[] = {&mpt_comm_self, &mpt_comm_mpi, &mpt_comm_shm};
+static const mpt_comm_ops_t *const backends[] = {&mpt_comm_self, &mpt_comm_mpi, &mpt_comm_shm,
+                                               &mpt_comm_hier};
 
 static const mpt_comm_ops_t *find_backend(const char *name)
 {
@@ -20,7 +21,10 @@ const char *mpt_comm_choose(const mpt_boot_t *boot)
 {
     if (boot->ranks == 1)
         return "self";
-    return boot->local_ranks == boot->ranks ? "shm" : "mpi";
+    if (boot->local_ranks == boot->ranks)
+        return "shm";
+    int local = boot->local_ranks;
+    return boot->even_hosts && local > 1 && (local & (local - 1)) == 0 ? "hier" : "mpi";
 }
 
 size_t mpt_comm_scratch_bytes(const char *backend, int ranks)
@@ -113,15 +117,18 @@ static int order_members(const mpt_comm_t *comm, const wish_t *wishes, int *memb
 static mpt_status_t child_prepare(mpt_comm_t *comm, const int *members, int count,
                                   mpt_comm_t *child)
 {
-    size_t scratch_bytes = comm->ops->scratch_bytes(count);
-    *child = (mpt_comm_t){.ops = comm->ops,
+    const mpt_comm_ops_t *ops =
+        comm->ops->child_ops ? comm->ops->child_ops(comm, members, count) : comm->ops;
+    size_t scratch_bytes = ops->scratch_bytes(count);
+    *child = (mpt_comm_t){.ops = ops,
                           .ranks = count,
                           .boot = comm->boot,
                           .device = comm->device,
                           .log = comm->log,
                           .timeout_s = comm->timeout_s,
                           .yield = comm->yield,
-                          .parent = comm};
+                          .parent = comm,
+                          .idle = comm->idle};
     child->world = malloc((size_t)count * sizeof *child->world);
     if (scratch_bytes)
         child->own_scratch = aligned_alloc(64, (scratch_bytes + 63) / 64 * 64);

@@ -1,6 +1,7 @@
 /*
  * Collectives. One contract, backends `self` (one rank, the template to read), `mpi`, `shm` (one host,
- * processes or threads; peers read each other's memory) and later `nccl` and `hier`.
+ * processes or threads; peers read each other's memory), `hier` (several hosts: shm within each, mpi across)
+ * and later `nccl`.
  *
  * Every rank of a communicator makes the same calls in the same order with the same counts. Calls are
  * enqueued on `stream`; on the CPU they are complete on return and `stream` may be NULL. Buffers must live
@@ -49,6 +50,8 @@ typedef struct mpt_comm_ops {
                          mpt_stream_t *stream);
     mpt_status_t (*recv)(mpt_comm_t *comm, void *buffer, size_t bytes, int peer,
                          mpt_stream_t *stream);
+    /* The backend of a child with these members, `count` of them; NULL: always the parent's own. */
+    const struct mpt_comm_ops *(*child_ops)(const mpt_comm_t *comm, const int *members, int count);
     /* Like create, for `child`, whose fields comm.c has set; members[r] is the rank in `comm` of the child's
      * rank r. Called by every rank of `comm`; child and members are NULL where color < 0. */
     mpt_status_t (*split)(mpt_comm_t *comm, int color, const int *members, mpt_comm_t *child);
@@ -87,11 +90,14 @@ struct mpt_comm {
     mpt_comm_t *parent; /* of a child: borrowed, outlives it */
     int *world;     /* rank r's number in the communicator that was split first; NULL: r itself */
     void *own_scratch; /* of a child, freed with it */
+    mpt_comm_t *whole; /* the communicator that this one is an inner part of and that speaks for it, or NULL */
+    /* Called now and then while a call waits: what fails here fails the call. NULL: nothing to look after. */
+    mpt_status_t (*idle)(mpt_comm_t *comm);
     void *impl;
 };
 
 typedef struct mpt_comm_params {
-    const char *backend;  /* "self", "mpi", "shm", or NULL: mpt_comm_choose */
+    const char *backend;  /* "self", "mpi", "shm", "hier", or NULL: mpt_comm_choose */
     mpt_boot_t *boot;     /* borrowed, as are device and log */
     mpt_device_t *device; /* the CPU's, or NULL */
     const mpt_log_t *log;
@@ -100,7 +106,8 @@ typedef struct mpt_comm_params {
     void *scratch; /* mpt_comm_scratch_bytes(backend, ranks); may be NULL if that is 0 */
 } mpt_comm_params_t;
 
-/** The backend for a boot: self for one rank, shm where all ranks share a host, else mpi. */
+/** The backend for a boot: self for one rank, shm where all ranks share a host, hier where every host holds the same
+ *  power of two, 2 or more, of consecutive ranks, else mpi. */
 const char *mpt_comm_choose(const mpt_boot_t *boot);
 /** Scratch of a backend. Pure. */
 size_t mpt_comm_scratch_bytes(const char *backend, int ranks);
@@ -135,7 +142,8 @@ mpt_status_t mpt_comm_send(mpt_comm_t *comm, const void *buffer, size_t bytes, i
 mpt_status_t mpt_comm_recv(mpt_comm_t *comm, void *buffer, size_t bytes, int peer,
                            mpt_stream_t *stream);
 /** Ranks of equal color form a communicator, ordered by key, then rank; color < 0: none, *child_p = NULL.
- *  Collective. The child borrows what the parent borrows and allocates its own scratch. */
+ *  Collective. The child borrows what the parent borrows and allocates its own scratch. It has the parent's backend,
+ *  but a child of hier has what its members call for: self, shm within one host, hier, else mpi. */
 mpt_status_t mpt_comm_split(mpt_comm_t *comm, int color, int key, mpt_comm_t **child_p);
 /** Every rank's status in, the first failure by rank out on all. Collective, allocates nothing. @return that status;
  *  MPT_ERR_COMM. */

@@ -36,7 +36,7 @@ typedef struct mpi {
     const void **sources;   /* [ranks] of a sum */
     unsigned char *missing; /* [ranks] */
     int gave_up;
-    char reason[MPT_COMM_MAX_TEXT]; /* sent with our alarm, so it has to stay */
+    char reason[MPT_COMM_MAX_TEXT]; /* why we gave up; sent with our alarm, so it has to stay */
 } mpi_t;
 
 /* ---- mpi_wait.c ----------------------------------------------------------------------------------- */

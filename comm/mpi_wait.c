@@ -42,38 +42,30 @@ static mpt_status_t give_up_on_error(mpt_comm_t *comm, int error)
     return give_up(comm, text);
 }
 
-/* Heed the alarm that `source` raised in `from`, this communicator or a parent of it. */
-static mpt_status_t heed(mpt_comm_t *comm, mpt_comm_t *from, int source)
+/* Heed the alarm that `source` raised. */
+static mpt_status_t heed(mpt_comm_t *comm, int source)
 {
-    mpi_t *mpi = from->impl;
+    mpi_t *mpi = comm->impl;
     char reason[MPT_COMM_MAX_TEXT] = "", text[MPT_COMM_MAX_TEXT + 32];
     MPI_Recv(reason, (int)sizeof reason, MPI_CHAR, source, 0, mpi->alarm, MPI_STATUS_IGNORE);
     reason[sizeof reason - 1] = '\0';
-    snprintf(text, sizeof text, "rank %d gave up: %s", mpt_comm_world_rank(from, source), reason);
+    snprintf(text, sizeof text, "rank %d gave up: %s", mpt_comm_world_rank(comm, source), reason);
     mpt_comm_log_heard(comm, text);
+    if (!mpi->gave_up) /* else it is on its way to the others */
+        memcpy(mpi->reason, text, sizeof mpi->reason - 1); /* the last byte is zero from the start */
     mpi->gave_up = 1; /* who sent this told the others as well */
-    from->failed = 1;
     return MPT_ERR_COMM;
-}
-
-static mpt_status_t check_alarms(mpt_comm_t *comm, mpt_comm_t *from, const mpt_comm_t *end)
-{
-    for (; from != end; from = from->parent) {
-        const mpi_t *mpi = from->impl;
-        int pending = 0;
-        MPI_Status status;
-        int error = MPI_Iprobe(MPI_ANY_SOURCE, 0, mpi->alarm, &pending, &status);
-        if (error)
-            return give_up_on_error(comm, error);
-        if (pending)
-            return heed(comm, from, status.MPI_SOURCE);
-    }
-    return MPT_OK;
 }
 
 mpt_status_t mpt_mpi_check_alarm(mpt_comm_t *comm)
 {
-    return check_alarms(comm, comm, comm->parent);
+    mpi_t *mpi = comm->impl;
+    int pending = 0;
+    MPI_Status status;
+    int error = MPI_Iprobe(MPI_ANY_SOURCE, 0, mpi->alarm, &pending, &status);
+    if (error)
+        return give_up_on_error(comm, error);
+    return pending ? heed(comm, status.MPI_SOURCE) : MPT_OK;
 }
 
 static mpt_status_t give_up_waiting(mpt_comm_t *comm, const mpi_batch_t *batch)
@@ -160,9 +152,11 @@ static double patience(const mpt_comm_t *comm)
 static mpt_status_t check_wait(mpt_comm_t *comm, const mpi_batch_t *batch, double since)
 {
     mpt_status_t status = mpt_mpi_check_alarm(comm);
+    if (!status && comm->idle)
+        status = comm->idle(comm);
     double waited = comm->timeout_s > 0 ? mpt_comm_now() - since : 0;
     if (!status && waited > MPT_COMM_PARENTS_AFTER * comm->timeout_s)
-        status = check_alarms(comm, comm->parent, NULL);
+        status = mpt_comm_poll_parents(comm);
     if (!status && waited > patience(comm))
         status = give_up_waiting(comm, batch);
     return status;

@@ -273,6 +273,7 @@ static mpt_status_t create_over(mpt_comm_t *comm, mpt_boot_t *boot)
     if (setup.segment_fd >= 0)
         close(setup.segment_fd);
     if (!status) {
+        shm->spoken = &mpt_shm_head(shm, 0)->spoken;
         shm = NULL; /* comm's now */
         goto done;
     }
@@ -343,7 +344,10 @@ static mpt_status_t shm_split(mpt_comm_t *comm, int color, const int *members, m
                        .local_ranks = child->ranks,
                        .one_process = comm->boot->one_process,
                        .impl = &family};
-    return create_over(child, &boot);
+    mpt_status_t status = create_over(child, &boot);
+    if (!status)
+        mpt_shm_speak_with(child, comm);
+    return status;
 }
 
 /* ---- the rest of the table

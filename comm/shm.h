@@ -67,12 +67,15 @@ typedef struct shm_call {
     int32_t status;   /* register: how it went so far */
 } shm_call_t;
 
-enum { SHM_OUTSIDE = 0, SHM_INSIDE = 1, SHM_LEFT = 2 };
+/* SHM_ACROSS: a rank of hier that waits for another host. Its peers here have more patience with it, so that who waits
+ * for the silent rank itself is the first to say so. */
+enum { SHM_OUTSIDE = 0, SHM_INSIDE = 1, SHM_LEFT = 2, SHM_ACROSS = 3 };
+#define SHM_ACROSS_PATIENCE 3 /* timeouts */
 
 typedef struct shm_head {
     shm_flag_t arrived;  /* barriers that the owner has reached */
     shm_flag_t alarm;    /* set by peers: 1 + rank of the first that gave up */
-    shm_flag_t state;    /* SHM_OUTSIDE or SHM_INSIDE a collective, SHM_LEFT: destroyed */
+    shm_flag_t state;    /* SHM_OUTSIDE or SHM_INSIDE a collective, SHM_ACROSS, SHM_LEFT: destroyed */
     shm_flag_t spoken;   /* rank 0's: 1 once a rank has logged why it gave up */
     shm_flag_t users;    /* threads: ranks that still look at this segment */
     shm_call_t calls[2]; /* one is read while the next is written */
@@ -102,6 +105,7 @@ typedef struct shm {
     int gave_up;       /* alarms raised, or one heeded */
     int64_t regions_made;
     shm_region_t *regions;
+    shm_flag_t *spoken;     /* in the head of the first rank here, or there in the communicator that was split first */
     const void **sends;     /* [ranks] the peers' send buffers in this call, where registered */
     const void **recvs;     /* [ranks] and their receive buffers */
     const void **sources;   /* [ranks] arguments of one sum */
@@ -142,6 +146,11 @@ mpt_status_t mpt_shm_barrier(mpt_comm_t *comm);
 mpt_status_t mpt_shm_give_up(mpt_comm_t *comm, const char *text);
 /** Raise every peer's alarm with a reason that has been logged. */
 void mpt_shm_raise_alarms(mpt_comm_t *comm, const char *reason);
+/** Of the ranks of both, one is to log why it gave up. `comm`: whole or in part among those of `elder`, which outlives it. */
+static inline void mpt_shm_speak_with(mpt_comm_t *comm, const mpt_comm_t *elder)
+{
+    ((shm_t *)comm->impl)->spoken = ((const shm_t *)elder->impl)->spoken;
+}
 /** MPT_ERR_COMM (which the peer has logged) where a peer raised this rank's alarm. */
 mpt_status_t mpt_shm_check_alarm(mpt_comm_t *comm);
 /** MPT_ERR_COMM (logged once) where a peer died. One that destroyed its side may just be done. */
@@ -192,6 +201,9 @@ mpt_status_t mpt_shm_end(mpt_comm_t *comm, mpt_status_t status);
 
 mpt_status_t mpt_shm_reduce_scatter(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
                                     mpt_dtype_t wire, mpt_dtype_t out, mpt_stream_t *stream);
+/** As reduce_scatter, of slices that start `stride` bytes apart. */
+mpt_status_t mpt_shm_reduce_strided(mpt_comm_t *comm, const void *send, size_t stride, void *recv,
+                                    int64_t count, mpt_dtype_t wire, mpt_dtype_t out);
 mpt_status_t mpt_shm_all_gather(mpt_comm_t *comm, const void *send, void *recv, size_t bytes,
                                 mpt_stream_t *stream);
 mpt_status_t mpt_shm_all_reduce(mpt_comm_t *comm, const void *send, void *recv, int64_t count,

@@ -100,7 +100,8 @@ static size_t block_bytes(const mpt_comm_t *comm)
 typedef struct reduce_job {
     const char *send;
     char *recv;
-    size_t slice; /* bytes of one rank's slice of send */
+    size_t slice;  /* bytes of one rank's slice of send */
+    size_t stride; /* from one slice to the next */
     mpt_dtype_t wire, out;
 } reduce_job_t;
 
@@ -108,7 +109,7 @@ static mpt_status_t reduce_scatter_direct(mpt_comm_t *comm, const reduce_job_t *
 {
     const shm_t *shm = comm->impl;
     for (int r = 0; r < comm->ranks; r++)
-        shm->sources[r] = (const char *)shm->sends[r] + (size_t)comm->rank * job->slice;
+        shm->sources[r] = (const char *)shm->sends[r] + (size_t)comm->rank * job->stride;
     mpt_comm_sum(comm, job->recv, job->out, shm->sources, job->wire,
                  (int64_t)(job->slice / mpt_dtype_bytes(job->wire)));
     return mpt_shm_barrier(comm);
@@ -137,34 +138,42 @@ static mpt_status_t reduce_scatter_staged(mpt_comm_t *comm, const reduce_job_t *
     int half = 0;
     for (size_t first = 0; first < job->slice; first += bytes, half ^= 1) {
         bytes = mpt_min_bytes(block_bytes(comm), job->slice - first);
-        fill_blocks(comm, half, job->send, job->slice, first, bytes);
+        fill_blocks(comm, half, job->send, job->stride, first, bytes);
         mpt_status_t status = mpt_shm_barrier(comm);
         if (status)
             return status;
         for (int r = 0; r < comm->ranks; r++)
             shm->sources[r] = block_for_us(comm, r, half);
-        shm->sources[comm->rank] = job->send + (size_t)comm->rank * job->slice + first;
+        shm->sources[comm->rank] = job->send + (size_t)comm->rank * job->stride + first;
         mpt_comm_sum(comm, job->recv + first / wire_bytes * out_bytes, job->out, shm->sources,
                      job->wire, (int64_t)(bytes / wire_bytes));
     }
     return MPT_OK;
 }
 
-mpt_status_t mpt_shm_reduce_scatter(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
-                                    mpt_dtype_t wire, mpt_dtype_t out, mpt_stream_t *stream)
+mpt_status_t mpt_shm_reduce_strided(mpt_comm_t *comm, const void *send, size_t stride, void *recv,
+                                    int64_t count, mpt_dtype_t wire, mpt_dtype_t out)
 {
-    (void)stream;
-    reduce_job_t job = {send, recv, (size_t)count * mpt_dtype_bytes(wire), wire, out};
+    reduce_job_t job = {send, recv, (size_t)count * mpt_dtype_bytes(wire), stride, wire, out};
+    size_t reach = (size_t)(comm->ranks - 1) * stride + job.slice;
     shm_call_t call = {.op = SHM_REDUCE_SCATTER,
                        .wire = wire,
                        .out = out,
                        .bytes = job.slice,
-                       .send = mpt_shm_find(comm, send, (size_t)comm->ranks * job.slice)};
+                       .send = mpt_shm_find(comm, send, reach)};
     mpt_status_t status = mpt_shm_begin(comm, &call);
     if (!status)
         status = find_sends(comm) ? reduce_scatter_direct(comm, &job)
                                   : reduce_scatter_staged(comm, &job);
     return mpt_shm_end(comm, status);
+}
+
+mpt_status_t mpt_shm_reduce_scatter(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
+                                    mpt_dtype_t wire, mpt_dtype_t out, mpt_stream_t *stream)
+{
+    (void)stream;
+    size_t slice = (size_t)count * mpt_dtype_bytes(wire);
+    return mpt_shm_reduce_strided(comm, send, slice, recv, count, wire, out);
 }
 
 /* ---- all_gather

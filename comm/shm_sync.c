@@ -63,11 +63,10 @@ void mpt_shm_raise_alarms(mpt_comm_t *comm, const char *reason)
 /* Several ranks may find the same at once, in children of one communicator as well. */
 static int speaks_first(const mpt_comm_t *comm)
 {
+    const shm_t *shm = comm->impl;
     uint32_t silent = 0;
-    while (comm->parent)
-        comm = comm->parent;
-    return __atomic_compare_exchange_n(&mpt_shm_head(comm->impl, 0)->spoken.value, &silent, 1, 0,
-                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    return __atomic_compare_exchange_n(&shm->spoken->value, &silent, 1, 0, __ATOMIC_SEQ_CST,
+                                       __ATOMIC_SEQ_CST);
 }
 
 mpt_status_t mpt_shm_give_up(mpt_comm_t *comm, const char *text)
@@ -80,32 +79,20 @@ mpt_status_t mpt_shm_give_up(mpt_comm_t *comm, const char *text)
     return MPT_ERR_COMM;
 }
 
-/* Heed an alarm that was raised in `from`, this communicator or a parent of it. */
-static mpt_status_t heed(mpt_comm_t *comm, const mpt_comm_t *from, int origin)
-{
-    shm_t *shm = comm->impl;
-    char text[MPT_COMM_MAX_TEXT + 32];
-    snprintf(text, sizeof text, "rank %d gave up: %s", mpt_comm_world_rank(from, origin),
-             mpt_shm_head(from->impl, origin)->reason);
-    if (!shm->gave_up)
-        mpt_comm_log_heard(comm, text);
-    shm->gave_up |= from == comm; /* who raised it in a parent did not tell this one's ranks */
-    return MPT_ERR_COMM;
-}
-
-static mpt_status_t check_alarms(mpt_comm_t *comm, const mpt_comm_t *from, const mpt_comm_t *end)
-{
-    for (; from != end; from = from->parent) {
-        uint32_t alarm = mpt_shm_load(&mpt_shm_head(from->impl, from->rank)->alarm);
-        if (alarm)
-            return heed(comm, from, (int)alarm - 1);
-    }
-    return MPT_OK;
-}
-
 mpt_status_t mpt_shm_check_alarm(mpt_comm_t *comm)
 {
-    return check_alarms(comm, comm, comm->parent);
+    shm_t *shm = comm->impl;
+    uint32_t alarm = mpt_shm_load(&mpt_shm_head(shm, comm->rank)->alarm);
+    if (!alarm)
+        return MPT_OK;
+    int origin = (int)alarm - 1;
+    char text[MPT_COMM_MAX_TEXT + 32];
+    snprintf(text, sizeof text, "rank %d gave up: %s", mpt_comm_world_rank(comm, origin),
+             mpt_shm_head(shm, origin)->reason);
+    if (!shm->gave_up)
+        mpt_comm_log_heard(comm, text);
+    shm->gave_up = 1; /* who raised it told the others as well */
+    return MPT_ERR_COMM;
 }
 
 static int has_left(const shm_t *shm, int peer)
@@ -143,21 +130,36 @@ static mpt_status_t give_up_waiting(mpt_comm_t *comm, const shm_flag_t *flag, ui
     return mpt_shm_give_up(comm, text);
 }
 
+static double patience(const mpt_comm_t *comm, int peer)
+{
+    int across = mpt_shm_load(&mpt_shm_head(comm->impl, peer)->state) == SHM_ACROSS;
+    return comm->timeout_s * (across ? SHM_ACROSS_PATIENCE : 1);
+}
+
+/* A peer that left may have heard from a parent why: then this rank hears it there too, and it is nobody's error here. */
+static mpt_status_t leave_with(mpt_comm_t *comm, int peer)
+{
+    mpt_status_t status = has_left(comm->impl, peer) ? mpt_comm_poll_parents(comm) : MPT_OK;
+    return status ? status : give_up_on(comm, peer);
+}
+
 /* A peer that is gone may have raised the flag first: look at the flag again after seeing it gone.
  */
 static mpt_status_t check_wait(mpt_comm_t *comm, const shm_flag_t *flag, uint32_t value, int peer,
                                double start)
 {
     mpt_status_t status = mpt_shm_check_alarm(comm);
+    if (!status && comm->idle)
+        status = comm->idle(comm);
     if (status)
         return status;
     int gone = has_left(comm->impl, peer) || mpt_shm_peer_gone(comm->impl, peer);
     if (gone && !reached(flag, value))
-        return give_up_on(comm, peer);
+        return leave_with(comm, peer);
     double waited = comm->timeout_s > 0 ? mpt_comm_now() - start : 0;
     if (waited > MPT_COMM_PARENTS_AFTER * comm->timeout_s)
-        status = check_alarms(comm, comm->parent, NULL);
-    if (!status && waited > comm->timeout_s && !reached(flag, value))
+        status = mpt_comm_poll_parents(comm);
+    if (!status && waited > patience(comm, peer) && !reached(flag, value))
         return give_up_waiting(comm, flag, value, peer);
     return status;
 }

@@ -67,18 +67,42 @@ static void sum_piece(void *ctx, int task, int worker)
                  sources, job->ranks, job->wire, count);
 }
 
-void mpt_comm_sum(const mpt_comm_t *comm, void *out, mpt_dtype_t out_dtype,
-                  const void *const *sources, mpt_dtype_t wire, int64_t count)
+void mpt_comm_sum_of(const mpt_comm_t *comm, int sources_count, void *out, mpt_dtype_t out_dtype,
+                     const void *const *sources, mpt_dtype_t wire, int64_t count)
 {
     mpt_pool_t *pool = pool_of(comm);
     int64_t piece = (int64_t)(PIECE_BYTES / mpt_dtype_bytes(wire));
     int64_t tasks = (count + piece - 1) / piece;
     if (!pool || tasks < 2 || tasks > INT32_MAX) {
-        mpt_tree_sum(out, out_dtype, sources, comm->ranks, wire, count);
+        mpt_tree_sum(out, out_dtype, sources, sources_count, wire, count);
         return;
     }
-    sum_job_t job = {out, out_dtype, sources, comm->ranks, wire, count, piece};
+    sum_job_t job = {out, out_dtype, sources, sources_count, wire, count, piece};
     mpt_pool_run(pool, sum_piece, &job, (int)tasks);
+}
+
+void mpt_comm_sum(const mpt_comm_t *comm, void *out, mpt_dtype_t out_dtype,
+                  const void *const *sources, mpt_dtype_t wire, int64_t count)
+{
+    mpt_comm_sum_of(comm, comm->ranks, out, out_dtype, sources, wire, count);
+}
+
+int mpt_comm_even_hosts(const int *hosts, int ranks)
+{
+    int local = 1;
+    while (local < ranks && hosts[local] == hosts[0])
+        local++;
+    if (local < 2 || (local & (local - 1)) != 0 || local == ranks || ranks % local != 0)
+        return 0;
+    for (int first = 0; first < ranks; first += local) {
+        for (int r = first; r < first + local; r++)
+            if (hosts[r] != hosts[first])
+                return 0;
+        for (int other = 0; other < first; other += local)
+            if (hosts[other] == hosts[first])
+                return 0;
+    }
+    return local;
 }
 
 int mpt_comm_world_rank(const mpt_comm_t *comm, int rank)
@@ -86,8 +110,32 @@ int mpt_comm_world_rank(const mpt_comm_t *comm, int rank)
     return comm->world ? comm->world[rank] : rank;
 }
 
-static void log_at(const mpt_comm_t *comm, mpt_log_level_t level, const char *text)
+/* What it finds is said to be during the child's call. */
+static mpt_status_t poll_during(mpt_comm_t *parent, const mpt_comm_t *child)
 {
+    const char *what = parent->what;
+    parent->op = child->op;
+    parent->what = child->what;
+    mpt_status_t status = parent->ops->poll(parent);
+    parent->what = what;
+    return status;
+}
+
+mpt_status_t mpt_comm_poll_parents(mpt_comm_t *part)
+{
+    const mpt_comm_t *comm = part->whole ? part->whole : part;
+    for (mpt_comm_t *parent = comm->parent; parent; parent = parent->parent) {
+        if (!parent->failed && !poll_during(parent, comm))
+            continue;
+        parent->failed = 1;
+        return MPT_ERR_COMM;
+    }
+    return MPT_OK;
+}
+
+static void log_at(const mpt_comm_t *part, mpt_log_level_t level, const char *text)
+{
+    const mpt_comm_t *comm = part->whole ? part->whole : part;
     mpt_log_write(comm->log, level, "comm %s rank %d of %d: %s%s%s: %s", comm->ops->name,
                   comm->rank, comm->ranks, comm->what ? comm->what : "", comm->what ? ": " : "",
                   comm->op ? comm->op : "create", text);

@@ -61,8 +61,8 @@ static mpt_status_t check_environment(mpt_session_t *s)
     const mpt_environment_t *env = &s->environment;
     const mpt_log_t *log = s->boot->rank == 0 ? &s->log : NULL;
     if (env->comm[0] != '\0' && strcmp(env->comm, "self") != 0 && strcmp(env->comm, "mpi") != 0 &&
-        strcmp(env->comm, "shm") != 0) {
-        mpt_log_error(log, "MPT_COMM=%s: not one of self, mpi, shm", env->comm);
+        strcmp(env->comm, "shm") != 0 && strcmp(env->comm, "hier") != 0) {
+        mpt_log_error(log, "MPT_COMM=%s: not one of self, mpi, shm, hier", env->comm);
         return MPT_ERR_CONFIG;
     }
     if (env->log_level[0] != '\0' && mpt_session_log_level_find(env->log_level) < 0) {

@@ -117,7 +117,7 @@ void mpt_config_write_markdown(FILE *out);
 /* The environment, read here alone. */
 typedef struct mpt_environment {
     char isa_cap[24]; /* MPT_ISA: highest instruction level to use; empty: no cap */
-    char comm[16];    /* MPT_COMM: "self", "mpi", "shm"; empty: choose */
+    char comm[16];    /* MPT_COMM: "self", "mpi", "shm", "hier"; empty: choose */
     char kernels[16]; /* MPT_KERNELS: "cpu", "ref"; empty: cpu */
     char inject[160]; /* MPT_INJECT: fault injection for tests: see inject.h */
     char memory[24];  /* MPT_MEMORY: bytes that a rank's arenas may take, with K, M, G or T; empty: no cap */

@@ -9,7 +9,7 @@ static const mpt_config_variable_t variables[] = {
     {"MPT_ISA", AT(isa_cap),
      "highest instruction level to use: `portable`, `avx2`, `avx512`, `avx512_bf16` or `amx`; "
      "empty: no cap"},
-    {"MPT_COMM", AT(comm), "communication backend: `self`, `mpi` or `shm`; empty: chosen at start"},
+    {"MPT_COMM", AT(comm), "communication backend: `self`, `mpi`, `shm` or `hier`; empty: chosen at start"},
     {"MPT_KERNELS", AT(kernels), "kernels: `cpu`, or `ref` for the plain-C oracle; empty: `cpu`"},
     {"MPT_INJECT", AT(inject),
      "a fault for tests, as `overflow:rank=1,step=3,tensor=wte.weight,element=5,micro=0`; empty: none"},

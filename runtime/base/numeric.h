@@ -80,7 +80,7 @@ void mpt_convert(void *dst, mpt_dtype_t dst_dtype, const void *src, mpt_dtype_t 
  * The gradient sum. sources: `ranks` arrays (1 to 4096) of `count` elements of `wire` (F32, BF16,
  * F16), in rank order. Each element is widened to FP32 and summed in FP32 in a binary tree over
  * ranks that pairs neighbours, (0,1) (2,3) ..., an odd last one passing up unchanged, until one is
- * left; rounded once to `out_dtype` (`wire` or MPT_F32) into `out`, which may be equal to one of
+ * left; rounded once to `out_dtype` (`wire` or MPT_F32; any of the three where `wire` is F32) into `out`, which may be equal to one of
  * the sources if the types have the same size. A sum of two or more that is NaN is the quiet NaN
  * 0x7fc00000 (rounded), whatever NaNs went in. Vectorised; never allocates; the bits do not depend on
  * how a caller cuts `count`.

@@ -198,7 +198,7 @@ MPT_INLINE void tree_sum_body(f16_ops_t f16, void *out, mpt_dtype_t out_dtype,
                               int64_t count)
 {
     assert(ranks >= 1 && ranks <= MAX_RANKS && wire != MPT_F64);
-    assert(out_dtype == wire || out_dtype == MPT_F32);
+    assert(out_dtype == wire || out_dtype == MPT_F32 || wire == MPT_F32);
     block_t partials[MAX_PARTIALS];
     for (int64_t first = 0; first < count; first += BLOCK) {
         int64_t here = count - first < BLOCK ? count - first : BLOCK;

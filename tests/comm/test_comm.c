@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include "backends.h"
 #include "conformance.h"
 #include "party.h"
 
@@ -405,6 +406,28 @@ static void the_backend_follows_from_where_the_ranks_are(void **state)
     assert_string_equal(mpt_comm_choose(&(mpt_boot_t){.ranks = 1, .local_ranks = 1}), "self");
     assert_string_equal(mpt_comm_choose(&(mpt_boot_t){.ranks = 4, .local_ranks = 4}), "shm");
     assert_string_equal(mpt_comm_choose(&(mpt_boot_t){.ranks = 4, .local_ranks = 2}), "mpi");
+    mpt_boot_t boot = {.ranks = 8, .local_ranks = 2, .even_hosts = 1};
+    assert_string_equal(mpt_comm_choose(&boot), "hier");
+    boot.local_ranks = 1;
+    assert_string_equal(mpt_comm_choose(&boot), "mpi");
+    boot = (mpt_boot_t){.ranks = 9, .local_ranks = 3, .even_hosts = 1};
+    assert_string_equal(mpt_comm_choose(&boot), "mpi");
+}
+
+static void even_hosts_are_runs_of_one_power_of_two(void **state)
+{
+    (void)state;
+    assert_int_equal(mpt_comm_even_hosts((const int[]){7, 7, 3, 3}, 4), 2);
+    assert_int_equal(mpt_comm_even_hosts((const int[]){0, 0, 0, 0, 5, 5, 5, 5}, 8), 4);
+    assert_int_equal(mpt_comm_even_hosts((const int[]){0, 0, 1, 1, 2, 2}, 6), 2);
+    assert_int_equal(mpt_comm_even_hosts((const int[]){0, 0, 1, 1, 0, 0}, 6), 0); /* not consecutive */
+    assert_int_equal(mpt_comm_even_hosts((const int[]){0, 1, 0, 1}, 4), 0);
+    assert_int_equal(mpt_comm_even_hosts((const int[]){0, 0, 0, 1, 1, 1}, 6), 0); /* no power of two */
+    assert_int_equal(mpt_comm_even_hosts((const int[]){0, 0, 1, 1, 1, 1}, 6), 0);
+    assert_int_equal(mpt_comm_even_hosts((const int[]){0, 0, 1}, 3), 0);
+    assert_int_equal(mpt_comm_even_hosts((const int[]){0, 1}, 2), 0); /* one rank a host */
+    assert_int_equal(mpt_comm_even_hosts((const int[]){4, 4}, 2), 0); /* one host */
+    assert_int_equal(mpt_comm_even_hosts((const int[]){4}, 1), 0);
 }
 
 static void scratch_is_bounded_and_known_beforehand(void **state)
@@ -416,6 +439,9 @@ static void scratch_is_bounded_and_known_beforehand(void **state)
         assert_in_range(mpt_comm_scratch_bytes("mpi", ranks), 1 << 20, 8 << 20);
         assert_int_equal(mpt_comm_scratch_bytes("shm", ranks), 0);
         assert_in_range(mpt_comm_own_bytes("shm", ranks), 2 << 20, 8 << 20);
+        assert_in_range(mpt_comm_scratch_bytes("hier", ranks), 0, 8 << 20);
+        assert_true(ranks < 4 || mpt_comm_scratch_bytes("hier", ranks) >= 2 << 20);
+        assert_in_range(mpt_comm_own_bytes("hier", ranks), 2 << 20, 10 << 20);
     }
 }
 
@@ -453,6 +479,7 @@ int main(void)
         cmocka_unit_test(a_broken_child_leaves_its_parent_whole),
         cmocka_unit_test(create_refuses_what_it_cannot_serve),
         cmocka_unit_test(the_backend_follows_from_where_the_ranks_are),
+        cmocka_unit_test(even_hosts_are_runs_of_one_power_of_two),
         cmocka_unit_test(scratch_is_bounded_and_known_beforehand),
         cmocka_unit_test(null_is_refused_and_destroyed_quietly),
     };
