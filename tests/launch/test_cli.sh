@@ -1,26 +1,6 @@
 #!/usr/bin/env bash
 # The command line's contract: exit codes, one-line mistakes with hints, help, JSON. $1: build folder, $2: sources.
-set -eu
-mpt_ddp=$(cd "$1" && pwd)/bin/mpt-ddp
-source_dir=$(cd "$2" && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work"
-
-fail() {
-    echo "FAILED: $1"
-    [ -f out ] && sed 's/^/  out: /' out
-    [ -f err ] && sed 's/^/  err: /' err
-    exit 1
-}
-
-# run CODE words...: run mpt-ddp, keep its output in out and err, demand that exit code.
-run() {
-    local want=$1 got=0
-    shift
-    "$mpt_ddp" "$@" >out 2>err </dev/null || got=$?
-    [ "$got" -eq "$want" ] || fail "mpt-ddp $*: exit code $got, not $want"
-}
+. "$(dirname "${BASH_SOURCE[0]}")/cli_lib.sh"
 
 # usage_error PATTERN words...: exit code 2, nothing on standard output, one line that matches on standard error.
 usage_error() {

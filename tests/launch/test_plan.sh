@@ -1,26 +1,13 @@
 #!/usr/bin/env bash
 # mpt-ddp plan over shard modes: tables, JSON, suggestions for a memory, mistakes. Holds whichever modes are built.
 # $1: build folder, $2: sources.
-set -eu
-mpt_ddp=$(cd "$1" && pwd)/bin/mpt-ddp
-source_dir=$(cd "$2" && pwd)
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work"
+. "$(dirname "${BASH_SOURCE[0]}")/cli_lib.sh"
 
-fail() {
-    echo "FAILED: $1"
-    [ -f out ] && sed 's/^/  out: /' out
-    [ -f err ] && sed 's/^/  err: /' err
-    exit 1
-}
-
-# plan CODE words...: run mpt-ddp plan, keep its output in out and err, demand that exit code.
+# plan CODE words...: run mpt-ddp plan, demand that exit code.
 plan() {
-    local want=$1 got=0
+    local want=$1
     shift
-    "$mpt_ddp" plan "$@" >out 2>err </dev/null || got=$?
-    [ "$got" -eq "$want" ] || fail "plan $*: exit code $got, not $want"
+    run "$want" plan "$@"
 }
 
 # mistake PATTERN words...: exit code 2, nothing on standard output, one line that matches on standard error.
