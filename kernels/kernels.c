@@ -22,6 +22,12 @@ size_t mpt_kernels_scratch_bytes(const mpt_kernels_ops_t *ops, mpt_isa_t isa, in
     return ops->scratch_bytes(isa, threads, limits);
 }
 
+size_t mpt_linear_pack_bytes(const mpt_kernels_ops_t *ops, mpt_isa_t isa, mpt_dtype_t compute, int64_t columns,
+                             int64_t depth)
+{
+    return ops->linear_pack_bytes ? ops->linear_pack_bytes(isa, compute, columns, depth) : 0;
+}
+
 /* ---- checks ----------------------------------------------------------------------------------- */
 
 /* The arguments of one call under examination. The first fault is logged; later ones are dropped. */
@@ -289,6 +295,21 @@ static void check_linear(check_t *c, const mpt_kernels_t *k, int64_t rows, int64
     if (rows < 1 || in < 1 || out < 1 || (!block && !head))
         fail(c, "rows %lld, in %lld, out %lld are outside the limits", (long long)rows,
              (long long)in, (long long)out);
+}
+
+mpt_status_t mpt_linear_pack(mpt_kernels_t *k, const mpt_linear_pack_t *a, mpt_stream_t *s)
+{
+    check_t c = check_begin_typed(k, "linear_pack", a->compute);
+    check_linear(&c, k, 1, a->in, a->out);
+    check_pointer(&c, "w", a->w);
+    if (!c.failed && (a->forward || a->backward) && !k->ops->linear_pack)
+        fail(&c, "backend %s packs no weights", k->ops->name);
+    double begin = now_s();
+    if (c.failed)
+        return MPT_ERR_INVALID_ARG;
+    if (!a->forward && !a->backward)
+        return MPT_OK;
+    return account(k, MPT_OP_LINEAR, begin, 0.0, k->ops->linear_pack(k, a, s));
 }
 
 mpt_status_t mpt_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)

@@ -122,6 +122,18 @@ typedef struct mpt_layernorm_backward {
 } mpt_layernorm_backward_t;
 
 /**
+ * A linear layer's weights laid out as the backend's products read them, for many products: whoever changes w packs it again.
+ * The bits of a product are the same with and without. Which bytes stand where is the backend's own business.
+ */
+typedef struct mpt_linear_pack {
+    mpt_dtype_t compute;
+    int64_t in, out;
+    const void *w;  /* [out,in] compute */
+    void *forward;  /* for linear_forward: linear_pack_bytes(isa, compute, out, in); NULL: not wanted */
+    void *backward; /* for linear_backward_input: linear_pack_bytes(isa, compute, in, out); NULL: not wanted */
+} mpt_linear_pack_t;
+
+/**
  * z = x . w^T + bias, accumulated in wide. Without `pre`: y = z. With `pre`: pre = z rounded to
  * compute, y = gelu(pre) (tanh form: 0.5 p (1 + tanh(sqrt(2/pi) (p + 0.044715 p^3)))), taken of the
  * rounded pre, so that backward, which reads pre, sees what forward saw.
@@ -131,6 +143,7 @@ typedef struct mpt_linear_forward {
     int64_t rows, in, out;
     const void *x;       /* [rows,in] compute */
     const void *w;       /* [out,in] compute */
+    const void *packed;  /* w's `forward` by mpt_linear_pack, or NULL */
     const void *bias;    /* [out] compute, or NULL */
     void *pre;           /* [rows,out] compute, or NULL: no GELU */
     void *y;             /* [rows,out] of y_dtype */
@@ -143,6 +156,7 @@ typedef struct mpt_linear_backward_input {
     int64_t rows, in, out;
     const void *dy;  /* [rows,out] compute */
     const void *w;   /* [out,in] compute */
+    const void *packed; /* w's `backward` by mpt_linear_pack, or NULL */
     const void *pre; /* [rows,in] compute: input of the GELU whose output was x; NULL: none */
     void *dx;        /* [rows,in] compute */
 } mpt_linear_backward_input_t;
@@ -323,6 +337,9 @@ typedef struct mpt_kernels_ops {
     mpt_status_t (*embed_backward)(mpt_kernels_t *k, const mpt_embed_backward_t *a, mpt_stream_t *s);
     mpt_status_t (*layernorm_forward)(mpt_kernels_t *k, const mpt_layernorm_forward_t *a, mpt_stream_t *s);
     mpt_status_t (*layernorm_backward)(mpt_kernels_t *k, const mpt_layernorm_backward_t *a, mpt_stream_t *s);
+    /* Bytes of packed weights that give `columns` outputs over a contraction of `depth`; 0: this backend packs nothing. Pure. */
+    size_t (*linear_pack_bytes)(mpt_isa_t isa, mpt_dtype_t compute, int64_t columns, int64_t depth);
+    mpt_status_t (*linear_pack)(mpt_kernels_t *k, const mpt_linear_pack_t *a, mpt_stream_t *s);
     mpt_status_t (*linear_forward)(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s);
     mpt_status_t (*linear_backward_input)(mpt_kernels_t *k, const mpt_linear_backward_input_t *a, mpt_stream_t *s);
     mpt_status_t (*linear_backward_weight)(mpt_kernels_t *k, const mpt_linear_backward_weight_t *a, mpt_stream_t *s);
@@ -361,6 +378,10 @@ const mpt_kernels_ops_t *mpt_kernels_find(const char *name);
 size_t mpt_kernels_scratch_bytes(const mpt_kernels_ops_t *ops, mpt_isa_t isa, int threads,
                                  const mpt_kernels_limits_t *limits);
 
+/** Bytes of `forward` (columns = out, depth = in) or `backward` (columns = in, depth = out) of mpt_linear_pack; 0: nothing to pack. Pure. */
+size_t mpt_linear_pack_bytes(const mpt_kernels_ops_t *ops, mpt_isa_t isa, mpt_dtype_t compute, int64_t columns,
+                             int64_t depth);
+
 /** Fill in a kernel table's handle; everything is borrowed. `isa` above what the processor has is MPT_ERR_INVALID_ARG. */
 mpt_status_t mpt_kernels_init(mpt_kernels_t *k, const mpt_kernels_ops_t *ops, mpt_device_t *device,
                               const mpt_log_t *log, mpt_isa_t isa, void *scratch,
@@ -375,6 +396,7 @@ mpt_status_t mpt_embed_forward(mpt_kernels_t *k, const mpt_embed_forward_t *a, m
 mpt_status_t mpt_embed_backward(mpt_kernels_t *k, const mpt_embed_backward_t *a, mpt_stream_t *s);
 mpt_status_t mpt_layernorm_forward(mpt_kernels_t *k, const mpt_layernorm_forward_t *a, mpt_stream_t *s);
 mpt_status_t mpt_layernorm_backward(mpt_kernels_t *k, const mpt_layernorm_backward_t *a, mpt_stream_t *s);
+mpt_status_t mpt_linear_pack(mpt_kernels_t *k, const mpt_linear_pack_t *a, mpt_stream_t *s);
 mpt_status_t mpt_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s);
 mpt_status_t mpt_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backward_input_t *a, mpt_stream_t *s);
 mpt_status_t mpt_linear_backward_weight(mpt_kernels_t *k, const mpt_linear_backward_weight_t *a, mpt_stream_t *s);

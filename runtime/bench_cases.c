@@ -17,6 +17,22 @@ static int64_t rows_of(const mpt_bench_ops_t *ops)
 
 /* ---- linear layers --------------------------------------------------------------------------------------- */
 
+/* Packed before, as once a step: w is read in this form, and counted once. forward: for forward, else for the input gradient. */
+static const void *lay_packed(mpt_bench_ops_t *ops, mpt_bench_case_t *own, const void *w,
+                              int forward)
+{
+    int64_t columns = forward ? own->out : own->in, depth = forward ? own->in : own->out;
+    size_t bytes = mpt_linear_pack_bytes(ops->backend, ops->host.isa, ops->compute, columns, depth);
+    if (bytes == 0)
+        return NULL;
+    void *packed = mpt_bench_lay(ops, own, MPT_BENCH_ASIDE, MPT_F32, (int64_t)(bytes / sizeof(float)));
+    const mpt_linear_pack_t pack = {.compute = ops->compute, .in = own->in, .out = own->out, .w = w,
+                                    .forward = forward ? packed : NULL, .backward = forward ? NULL : packed};
+    if (packed != NULL)
+        ops->failed = mpt_linear_pack(&ops->kernels, &pack, ops->host.stream);
+    return packed;
+}
+
 /* The head has no bias and gives wide logits. */
 static void lay_forward(mpt_bench_ops_t *ops, mpt_bench_case_t *own)
 {
@@ -34,6 +50,7 @@ static void lay_forward(mpt_bench_ops_t *ops, mpt_bench_case_t *own)
         .pre = own->fused ? mpt_bench_lay(ops, own, MPT_BENCH_WRITTEN, c, rows * out) : NULL,
         .y = mpt_bench_lay(ops, own, MPT_BENCH_WRITTEN, y, rows * out),
         .y_dtype = y};
+    own->args.linear_forward.packed = lay_packed(ops, own, own->args.linear_forward.w, 1);
 }
 
 static void lay_input_gradient(mpt_bench_ops_t *ops, mpt_bench_case_t *own)
@@ -49,6 +66,7 @@ static void lay_input_gradient(mpt_bench_ops_t *ops, mpt_bench_case_t *own)
         .w = mpt_bench_lay(ops, own, MPT_BENCH_READ, c, out * in),
         .pre = own->fused ? mpt_bench_lay(ops, own, MPT_BENCH_READ, c, rows * in) : NULL,
         .dx = mpt_bench_lay(ops, own, MPT_BENCH_WRITTEN, c, rows * in)};
+    own->args.linear_backward_input.packed = lay_packed(ops, own, own->args.linear_backward_input.w, 0);
 }
 
 static void lay_weight_gradient(mpt_bench_ops_t *ops, mpt_bench_case_t *own)

@@ -54,6 +54,16 @@ static mpt_status_t layernorm_backward(mpt_kernels_t *k, const mpt_layernorm_bac
     return level_of(k->isa)->layernorm_backward(k, a, s);
 }
 
+static size_t linear_pack_bytes(mpt_isa_t isa, mpt_dtype_t compute, int64_t columns, int64_t depth)
+{
+    return level_of(isa)->linear_pack_bytes(isa, compute, columns, depth);
+}
+
+static mpt_status_t linear_pack(mpt_kernels_t *k, const mpt_linear_pack_t *a, mpt_stream_t *s)
+{
+    return level_of(k->isa)->linear_pack(k, a, s);
+}
+
 static mpt_status_t linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
 {
     return level_of(k->isa)->linear_forward(k, a, s);
@@ -125,6 +135,8 @@ const mpt_kernels_ops_t mpt_kernels_cpu = {
     .embed_backward = embed_backward,
     .layernorm_forward = layernorm_forward,
     .layernorm_backward = layernorm_backward,
+    .linear_pack_bytes = linear_pack_bytes,
+    .linear_pack = linear_pack,
     .linear_forward = linear_forward,
     .linear_backward_input = linear_backward_input,
     .linear_backward_weight = linear_backward_weight,

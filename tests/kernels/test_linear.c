@@ -131,8 +131,9 @@ static mpt_dtype_t out_dtype(const problem_t *p)
     return p->product == BACKWARD_INPUT ? p->compute : MPT_F32;
 }
 
-/* Logits for forward, so that what is compared was not rounded to 16 bits. */
-static mpt_status_t call(mpt_kernels_t *k, const problem_t *p, void *out, float *sums)
+/* Logits for forward, so that what is compared was not rounded to 16 bits. packed: of the weights, or NULL. */
+static mpt_status_t call(mpt_kernels_t *k, const problem_t *p, const void *packed, void *out,
+                         float *sums)
 {
     mpt_linear_forward_t f = {.compute = p->compute,
                               .rows = p->rows,
@@ -140,6 +141,7 @@ static mpt_status_t call(mpt_kernels_t *k, const problem_t *p, void *out, float 
                               .out = p->out,
                               .x = p->a,
                               .w = p->b,
+                              .packed = packed,
                               .y = out,
                               .y_dtype = MPT_F32};
     mpt_linear_backward_input_t i = {.compute = p->compute,
@@ -148,6 +150,7 @@ static mpt_status_t call(mpt_kernels_t *k, const problem_t *p, void *out, float 
                                      .out = p->out,
                                      .dy = p->a,
                                      .w = p->b,
+                                     .packed = packed,
                                      .dx = out};
     mpt_linear_backward_weight_t w = {.compute = p->compute,
                                       .rows = p->rows,
@@ -194,6 +197,42 @@ static void check_samples(const problem_t *p, const void *out)
         check_element(p, out, next_random(&state) % p->m, next_random(&state) % p->n);
 }
 
+#define PACK_GUARD 64 /* bytes watched behind packed weights */
+
+static void *pack_weights(mpt_kernels_t *k, const problem_t *p)
+{
+    const int forward = p->product == FORWARD;
+    const size_t bytes = mpt_linear_pack_bytes(k->ops, k->isa, p->compute, p->n, p->k);
+    unsigned char *packed = allocate(bytes + PACK_GUARD);
+    memset(packed, 0xff, bytes + PACK_GUARD); /* NaN where nothing is packed */
+    const mpt_linear_pack_t a = {.compute = p->compute,
+                                 .in = p->in,
+                                 .out = p->out,
+                                 .w = p->b,
+                                 .forward = forward ? packed : NULL,
+                                 .backward = forward ? NULL : packed};
+    assert_true(bytes > 0);
+    assert_int_equal(mpt_linear_pack(k, &a, NULL), MPT_OK);
+    for (int i = 0; i < PACK_GUARD; i++)
+        assert_int_equal(packed[bytes + (size_t)i], 0xff);
+    return packed;
+}
+
+/* Packed weights, and nothing else of them, give the bits of `want`. */
+static void check_packed(mpt_kernels_t *k, const problem_t *p, const void *want, size_t bytes)
+{
+    void *packed = pack_weights(k, p), *out = allocate(bytes);
+    problem_t without = *p;
+    without.b = allocate(mpt_dtype_bytes(p->compute) * (size_t)(p->n * p->k));
+    memset(without.b, 0xff, mpt_dtype_bytes(p->compute) * (size_t)(p->n * p->k));
+    memset(out, 0xff, bytes);
+    assert_int_equal(call(k, &without, packed, out, NULL), MPT_OK);
+    assert_memory_equal(out, want, bytes);
+    free(without.b);
+    free(packed);
+    free(out);
+}
+
 static void *run(const problem_t *p, mpt_isa_t isa, int threads, float *sums)
 {
     rig_t rig;
@@ -202,7 +241,9 @@ static void *run(const problem_t *p, mpt_isa_t isa, int threads, float *sums)
     void *out = allocate(bytes);
     memset(out, p->product == BACKWARD_WEIGHT ? 0 : 0xff, bytes);
     rig_open(&rig, isa, threads, &limits);
-    assert_int_equal(call(&rig.k, p, out, sums), MPT_OK);
+    assert_int_equal(call(&rig.k, p, NULL, out, sums), MPT_OK);
+    if (p->product != BACKWARD_WEIGHT)
+        check_packed(&rig.k, p, out, bytes);
     rig_close(&rig);
     return out;
 }
@@ -305,9 +346,9 @@ static void weight_gradients_add_to_what_is_there(void **state)
         memset(twice, 0, 90 * 80 * 4);
         rig_t rig;
         rig_open(&rig, (mpt_isa_t)isa, 1, &limits);
-        assert_int_equal(call(&rig.k, &p, once, NULL), MPT_OK);
-        assert_int_equal(call(&rig.k, &p, twice, NULL), MPT_OK);
-        assert_int_equal(call(&rig.k, &p, twice, NULL), MPT_OK);
+        assert_int_equal(call(&rig.k, &p, NULL, once, NULL), MPT_OK);
+        assert_int_equal(call(&rig.k, &p, NULL, twice, NULL), MPT_OK);
+        assert_int_equal(call(&rig.k, &p, NULL, twice, NULL), MPT_OK);
         rig_close(&rig);
         for (int i = 0; i < 90 * 80; i++)
             assert_true(twice[i] == 2 * once[i]);
@@ -471,7 +512,7 @@ static void scratch_is_enough_for_every_shape_within_the_limits(void **state)
         if (p.product == BACKWARD_WEIGHT)
             memset(out, 0, 300 * 5000 * 4);
         p.b = p.product == BACKWARD_WEIGHT ? a : b;
-        assert_int_equal(call(&rig.k, &p, out, NULL), MPT_OK);
+        assert_int_equal(call(&rig.k, &p, NULL, out, NULL), MPT_OK);
     }
     rig_close(&rig);
     free(a);
@@ -490,7 +531,7 @@ static void too_little_scratch_is_refused_before_anything_is_written(void **stat
     rig_open(&rig, mpt_isa_detect(), 1, &limits);
     size_t bytes = rig.k.scratch_bytes;
     rig.k.scratch_bytes = 64;
-    assert_int_equal(call(&rig.k, &p, out, NULL), MPT_ERR_INVALID_ARG);
+    assert_int_equal(call(&rig.k, &p, NULL, out, NULL), MPT_ERR_INVALID_ARG);
     for (int i = 0; i < 64 * 64; i++)
         assert_true(isnan(out[i]));
     rig.k.scratch_bytes = bytes;

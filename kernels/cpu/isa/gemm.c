@@ -7,12 +7,22 @@
 #define CACHE_LINE 64
 #define LAG 2 /* newest tiles left alone: their last products may be under way */
 
+/* Packed B, or where it goes: columns [n0, n0 + n_count) over [k0, k0 + k_count), slice after slice of kc, in each the
+ * panels of nr columns one after the other. Slices start at multiples of kc of the whole contraction. */
+typedef struct packed {
+    const gemm_kernel_t *kernel;
+    const gemm_operand_t *from;
+    char *at;
+    int64_t kc, n0, n_count, k0, k_count;
+} packed_t;
+
 /* One round: what every task of it needs. */
 typedef struct round {
     const gemm_t *g;
     gemm_plan_t plan;
     gemm_multiply_t multiply_storing; /* for this output; NULL: none */
     char *scratch;
+    packed_t b; /* the round's, or all of it */
     int64_t n0, n_count, k0, k_count;
 } round_t;
 
@@ -60,28 +70,31 @@ static void pack_lines(const gemm_kernel_t *kernel, const gemm_operand_t *op, ge
                  to + gemm_panel_bytes(kernel, i, k_count) + gemm_panel_bytes(kernel, width, k));
 }
 
-static int64_t packed_columns(const round_t *r)
+/* k: counted from the start of the contraction, at a slice of k_count. */
+static char *panel_of_b(const packed_t *b, int64_t column, int64_t k, int64_t k_count)
 {
-    return gemm_round_up(r->n_count, r->plan.kernel->nr);
-}
-
-static char *panel_of_b(const round_t *r, int64_t column, int64_t k, int64_t k_count)
-{
-    return r->scratch + panel_at(r->plan.kernel, packed_columns(r), k, k_count, column - r->n0);
+    int64_t columns = gemm_round_up(b->n_count, b->kernel->nr);
+    return b->at + panel_at(b->kernel, columns, k - b->k0, k_count, column - b->n0);
 }
 
 static void pack_b_task(void *ctx, int task, int worker)
 {
     (void)worker;
-    const round_t *r = ctx;
-    const gemm_kernel_t *kernel = r->plan.kernel;
-    int64_t columns = (int64_t)PACK_STRIPS * kernel->nr;
-    int64_t tasks_across = gemm_ceil(r->n_count, columns);
-    int64_t n = task % tasks_across * columns, k = task / tasks_across * r->plan.kc;
-    int64_t k_count = gemm_min(r->plan.kc, r->k_count - k);
-    pack_lines(kernel, &r->g->b, kernel->pack_b, kernel->nr, r->n0 + n,
-               gemm_min(columns, r->n_count - n), r->k0 + k, k_count,
-               panel_of_b(r, r->n0 + n, k, k_count));
+    const packed_t *b = ctx;
+    int64_t columns = (int64_t)PACK_STRIPS * b->kernel->nr;
+    int64_t tasks_across = gemm_ceil(b->n_count, columns);
+    int64_t n = task % tasks_across * columns, k = task / tasks_across * b->kc;
+    int64_t k_count = gemm_min(b->kc, b->k_count - k);
+    pack_lines(b->kernel, b->from, b->kernel->pack_b, b->kernel->nr, b->n0 + n,
+               gemm_min(columns, b->n_count - n), b->k0 + k, k_count,
+               panel_of_b(b, b->n0 + n, b->k0 + k, k_count));
+}
+
+static void pack_b(mpt_pool_t *pool, packed_t *b)
+{
+    int64_t tasks = gemm_ceil(b->k_count, b->kc) *
+                    gemm_ceil(b->n_count, (int64_t)PACK_STRIPS * b->kernel->nr);
+    mpt_pool_run(pool, pack_b_task, b, (int)tasks);
 }
 
 static char *panel_of_a(const block_t *b, int64_t i, int64_t k, int64_t k_count)
@@ -203,7 +216,7 @@ static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t 
     int load = k > 0 || (r->k0 > 0 && r->plan.carries);
     int complete =
         k + k_count == r->k_count && (!r->plan.carries || r->k0 + k + k_count == r->g->k);
-    const char *panel = panel_of_b(r, column, k, k_count);
+    const char *panel = panel_of_b(&r->b, column, r->k0 + k, k_count);
     gemm_fetch_t next = {.at = panel + bytes,
                          .bytes = gemm_round_up(bytes * kernel->mr / b->m_count, CACHE_LINE)};
     for (int64_t i = 0; i < b->m_count; i += kernel->mr, next.at += next.bytes) {
@@ -284,10 +297,13 @@ static void block_task(void *ctx, int task, int worker)
 static void run_round(round_t *r, mpt_pool_t *pool)
 {
     const gemm_plan_t *p = &r->plan;
-    int64_t packs =
-        gemm_ceil(r->k_count, p->kc) * gemm_ceil(r->n_count, (int64_t)PACK_STRIPS * p->kernel->nr);
-    int64_t blocks = gemm_ceil(r->g->a.count, p->mc) * gemm_ceil(r->n_count, p->nc);
-    mpt_pool_run(pool, pack_b_task, r, (int)packs);
+    const gemm_t *g = r->g;
+    int64_t blocks = gemm_ceil(g->a.count, p->mc) * gemm_ceil(r->n_count, p->nc);
+    if (!g->packed_b) {
+        r->b = (packed_t){.kernel = p->kernel, .from = &g->b, .at = r->scratch, .kc = p->kc,
+                          .n0 = r->n0, .n_count = r->n_count, .k0 = r->k0, .k_count = r->k_count};
+        pack_b(pool, &r->b);
+    }
     mpt_pool_run(pool, block_task, r, (int)blocks);
 }
 
@@ -296,6 +312,7 @@ mpt_status_t gemm_run(mpt_kernels_t *k, const gemm_t *g)
     mpt_pool_t *pool = k->device->pool;
     const gemm_kernel_t *kernel = gemm_kernel_for(g->out.compute);
     round_t r = {.g = g, .scratch = k->scratch};
+    r.b = (packed_t){.kernel = kernel, .at = (char *)g->packed_b, .n_count = g->b.count};
     if (kernel->multiply_storing)
         r.multiply_storing = kernel->multiply_storing[gemm_variant(&g->out)];
     gemm_plan_build(kernel, mpt_pool_threads(pool), g->a.count, g->b.count, g->k,
@@ -319,4 +336,18 @@ size_t gemm_scratch_bytes(mpt_dtype_t compute, int threads, int64_t m, int64_t n
                           int adds)
 {
     return gemm_plan_bound(gemm_kernel_for(compute), threads, m, n, k, adds);
+}
+
+void gemm_pack(mpt_pool_t *pool, mpt_dtype_t compute, const gemm_operand_t *b, int64_t k, void *to)
+{
+    const gemm_kernel_t *kernel = gemm_kernel_for(compute);
+    packed_t packed = {.kernel = kernel, .from = b, .at = to, .kc = gemm_slice_length(kernel, k),
+                       .n_count = b->count, .k_count = k};
+    pack_b(pool, &packed);
+}
+
+size_t gemm_packed_bytes(mpt_dtype_t compute, int64_t n, int64_t k)
+{
+    const gemm_kernel_t *kernel = gemm_kernel_for(compute);
+    return (size_t)gemm_panel_bytes(kernel, gemm_round_up(n, kernel->nr), k);
 }

@@ -2,7 +2,8 @@
  * Matrix products behind the linear operations: C[i,j] = sum over k of A[i,k] B[k,j], accumulated in
  * FP32, finished (bias, GELU, rounding, or added to what is there) and written once.
  *
- *     round: columns [n0, n0+ns) x contraction [k0, k0+ks): B packed by all threads into shared scratch
+ *     round: columns [n0, n0+ns) x contraction [k0, k0+ks): B packed by all threads into shared scratch,
+ *            unless it was packed whole before, for many products (gemm_pack)
  *       task: rows mc x columns nc of C, on one thread
  *         strip: nr columns; slice: kc of the contraction. Their panel of B stays in the first-level
  *                cache while the packed rows of A, in the thread's scratch, pass by
@@ -19,8 +20,11 @@
 #define MPT_CPU_GEMM_H
 
 #include "level.h"
+#include "pool.h"
 
 #define gemm_run MPT_LEVEL_NAME(mpt_cpu_gemm_run)
+#define gemm_pack MPT_LEVEL_NAME(mpt_cpu_gemm_pack)
+#define gemm_packed_bytes MPT_LEVEL_NAME(mpt_cpu_gemm_packed_bytes)
 #define gemm_scratch_bytes MPT_LEVEL_NAME(mpt_cpu_gemm_scratch_bytes)
 
 /* A [count, k] or B [k, count], element (line i, index k): at i * ld + k where k_contiguous, else at k * ld + i. */
@@ -54,6 +58,7 @@ typedef struct gemm_output {
 typedef struct gemm {
     int64_t k;
     gemm_operand_t a, b;
+    const void *packed_b; /* b by gemm_pack; NULL: pack it */
     gemm_output_t out;
     float *row_sums; /* [rows of A] += sum over k of A[i,k], or NULL */
 } gemm_t;
@@ -63,6 +68,12 @@ typedef struct gemm {
  * @return MPT_OK; MPT_ERR_INVALID_ARG (scratch too small, logged; nothing written).
  */
 mpt_status_t gemm_run(mpt_kernels_t *k, const gemm_t *g);
+
+/** Pack `b`, whole, over a contraction of k, for products in `compute`. to: gemm_packed_bytes(compute, b->count, k), aligned to 64. */
+void gemm_pack(mpt_pool_t *pool, mpt_dtype_t compute, const gemm_operand_t *b, int64_t k, void *to);
+
+/** Bytes of an n x k operand B by gemm_pack. Pure. */
+size_t gemm_packed_bytes(mpt_dtype_t compute, int64_t n, int64_t k);
 
 /** Scratch that suffices for every product of at most m x n x k in `compute`; `adds`: that finishes with GEMM_ADD. Pure. */
 size_t gemm_scratch_bytes(mpt_dtype_t compute, int threads, int64_t m, int64_t n, int64_t k,

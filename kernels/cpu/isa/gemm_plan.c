@@ -22,7 +22,7 @@ static int64_t fitting(int64_t bytes, int64_t unit_bytes, int64_t unit)
     return (count > 0 ? count : 1) * unit;
 }
 
-static int64_t slice_length(const gemm_kernel_t *kernel, int64_t k)
+int64_t gemm_slice_length(const gemm_kernel_t *kernel, int64_t k)
 {
     return equal_pieces(k, kernel->kc, kernel->k_step);
 }
@@ -77,7 +77,7 @@ static void share_out(gemm_plan_t *p, int threads, int64_t m)
 void gemm_plan_build(const gemm_kernel_t *kernel, int threads, int64_t m, int64_t n, int64_t k,
                      int adds, gemm_plan_t *plan_p)
 {
-    gemm_plan_t p = {.kernel = kernel, .kc = slice_length(kernel, k)};
+    gemm_plan_t p = {.kernel = kernel, .kc = gemm_slice_length(kernel, k)};
     choose_round(&p, n, k);
     choose_block(&p, m);
     share_out(&p, threads, m);

@@ -13,6 +13,7 @@
 
 #define gemm_plan_build MPT_LEVEL_NAME(mpt_cpu_gemm_plan_build)
 #define gemm_plan_bound MPT_LEVEL_NAME(mpt_cpu_gemm_plan_bound)
+#define gemm_slice_length MPT_LEVEL_NAME(mpt_cpu_gemm_slice_length)
 
 typedef struct gemm_plan {
     const gemm_kernel_t *kernel;
@@ -27,6 +28,9 @@ typedef struct gemm_plan {
 /** Cut m x n x k for `threads` threads; `adds`: each round is added to the output. */
 void gemm_plan_build(const gemm_kernel_t *kernel, int threads, int64_t m, int64_t n, int64_t k,
                      int adds, gemm_plan_t *plan_p);
+
+/** Indices of a slice of a contraction over k: of the shape alone, so that packed operands outlive a plan. */
+int64_t gemm_slice_length(const gemm_kernel_t *kernel, int64_t k);
 
 /** At least the bytes of every plan for at most m x n x k. */
 size_t gemm_plan_bound(const gemm_kernel_t *kernel, int threads, int64_t m, int64_t n, int64_t k,

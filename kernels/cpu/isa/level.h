@@ -14,6 +14,8 @@
 #define MPT_LEVEL_NAME(name) MPT_LEVEL_JOIN(name, MPT_LEVEL_SUFFIX)
 #endif
 
+#define cpu_linear_pack_bytes MPT_LEVEL_NAME(mpt_cpu_linear_pack_bytes)
+#define cpu_linear_pack MPT_LEVEL_NAME(mpt_cpu_linear_pack)
 #define cpu_linear_forward MPT_LEVEL_NAME(mpt_cpu_linear_forward)
 #define cpu_linear_backward_input MPT_LEVEL_NAME(mpt_cpu_linear_backward_input)
 #define cpu_linear_backward_weight MPT_LEVEL_NAME(mpt_cpu_linear_backward_weight)
@@ -36,6 +38,8 @@
 #define cpu_level_table MPT_LEVEL_NAME(mpt_cpu_level_table)
 
 /* linear.c */
+size_t cpu_linear_pack_bytes(mpt_isa_t isa, mpt_dtype_t compute, int64_t columns, int64_t depth);
+mpt_status_t cpu_linear_pack(mpt_kernels_t *k, const mpt_linear_pack_t *a, mpt_stream_t *s);
 mpt_status_t cpu_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s);
 mpt_status_t cpu_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backward_input_t *a, mpt_stream_t *s);
 mpt_status_t cpu_linear_backward_weight(mpt_kernels_t *k, const mpt_linear_backward_weight_t *a, mpt_stream_t *s);

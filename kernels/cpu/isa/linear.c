@@ -1,12 +1,43 @@
 #include "gemm.h"
 
+/* w [out,in] as the operand B of forward: columns out, contraction in. */
+static gemm_operand_t forward_operand(const void *w, mpt_dtype_t compute, int64_t in, int64_t out)
+{
+    return (gemm_operand_t){.data = w, .dtype = compute, .count = out, .ld = in, .k_contiguous = 1};
+}
+
+/* And of the input gradient: columns in, contraction out. */
+static gemm_operand_t backward_operand(const void *w, mpt_dtype_t compute, int64_t in)
+{
+    return (gemm_operand_t){.data = w, .dtype = compute, .count = in, .ld = in, .k_contiguous = 0};
+}
+
+size_t cpu_linear_pack_bytes(mpt_isa_t isa, mpt_dtype_t compute, int64_t columns, int64_t depth)
+{
+    (void)isa;
+    return gemm_packed_bytes(compute, columns, depth);
+}
+
+mpt_status_t cpu_linear_pack(mpt_kernels_t *k, const mpt_linear_pack_t *a, mpt_stream_t *s)
+{
+    (void)s;
+    const gemm_operand_t forward = forward_operand(a->w, a->compute, a->in, a->out);
+    const gemm_operand_t backward = backward_operand(a->w, a->compute, a->in);
+    if (a->forward)
+        gemm_pack(k->device->pool, a->compute, &forward, a->in, a->forward);
+    if (a->backward)
+        gemm_pack(k->device->pool, a->compute, &backward, a->out, a->backward);
+    return MPT_OK;
+}
+
 mpt_status_t cpu_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
 {
     (void)s;
     const gemm_t g = {
         .k = a->in,
         .a = {.data = a->x, .dtype = a->compute, .count = a->rows, .ld = a->in, .k_contiguous = 1},
-        .b = {.data = a->w, .dtype = a->compute, .count = a->out, .ld = a->in, .k_contiguous = 1},
+        .b = forward_operand(a->w, a->compute, a->in, a->out),
+        .packed_b = a->packed,
         .out = {.finish = a->pre ? GEMM_GELU : GEMM_STORE,
                 .compute = a->compute,
                 .dtype = a->y_dtype,
@@ -26,7 +57,8 @@ mpt_status_t cpu_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backwa
         .k = a->out,
         .a =
             {.data = a->dy, .dtype = a->compute, .count = a->rows, .ld = a->out, .k_contiguous = 1},
-        .b = {.data = a->w, .dtype = a->compute, .count = a->in, .ld = a->in, .k_contiguous = 0},
+        .b = backward_operand(a->w, a->compute, a->in),
+        .packed_b = a->packed,
         .out = {.finish = a->pre ? GEMM_GELU_SLOPE : GEMM_STORE,
                 .compute = a->compute,
                 .dtype = a->compute,
