@@ -5,7 +5,7 @@
 #define MAX_USES 24
 
 /* Rows in the order that people look for them; uses that are not here follow. */
-static const char *const known_uses[] = {"weights",      "masters",   "moments",     "ema",
+static const char *const known_uses[] = {"weights",      "packed",    "masters",   "moments",     "ema",
                                          "accumulators", "gradients", "activations", "scratch",
                                          "comm",         "snapshot",  "data"};
 

@@ -81,6 +81,7 @@ static void print_levers(const mpt_plan_t *plan)
          mpt_plan_state(plan)},
         {"activations", "lower data.sequence, model.layers or model.dim", 0},
         {"scratch", "lower threads, model.vocab or data.sequence", 0},
+        {"packed", "none with train.pack_weights = off", 0},
         {"snapshot", "none with checkpoint.async = false", 0},
         {"comm", "lower train.val_batches, or take fewer ranks", 0},
         {"data", "lower train.global_batch", 0},

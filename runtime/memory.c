@@ -75,6 +75,15 @@ void mpt_memory_release(mpt_memory_t *memory)
     memset(memory, 0, sizeof *memory);
 }
 
+/* Only weights that stay where they are: a window's are read once or twice before others take their place. */
+static void cut_packs(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt_arena_t *arena)
+{
+    if (!params->config->train.pack_weights || memory->state.gathered.hold != MPT_HOLD_ALL)
+        return;
+    mpt_gpt2_cut_packs(&memory->model,
+                       &(mpt_gpt2_packing_t){.ops = params->kernel_ops, .isa = params->isa, .backward = 1}, arena);
+}
+
 static void cut_data(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt_arena_t *arena)
 {
     const mpt_config_t *config = params->config;
@@ -146,6 +155,7 @@ void mpt_memory_cut(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt
     const mpt_state_params_t state = state_params(memory, params);
     mpt_state_cut(&memory->state, &state, private_arena, peer_arena);
     mpt_gpt2_cut(&memory->model, private_arena);
+    cut_packs(memory, params, private_arena);
     memory->kernel_scratch_bytes =
         mpt_kernels_scratch_bytes(params->kernel_ops, params->isa, params->threads, &limits);
     memory->kernel_scratch = mpt_arena_cut(private_arena, MPT_USE_SCRATCH, memory->kernel_scratch_bytes);

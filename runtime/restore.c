@@ -348,6 +348,12 @@ static mpt_status_t start_fresh(mpt_session_t *s, int fresh_over)
     return status == MPT_OK ? start_ema(s) : status;
 }
 
+mpt_status_t mpt_session_weights_changed(mpt_session_t *s)
+{
+    mpt_gpt2_weights_changed(&s->memory.model);
+    return mpt_gather_updated(&s->gather);
+}
+
 mpt_status_t mpt_session_refresh(mpt_session_t *s)
 {
     mpt_state_t *state = &s->memory.state;
@@ -356,7 +362,7 @@ mpt_status_t mpt_session_refresh(mpt_session_t *s)
     mpt_status_t status = MPT_OK;
     if (state->master.data != NULL)
         status = mpt_state_refresh(state, &state->master, stochastic ? &rounding : NULL, &s->kernels, s->stream);
-    return status == MPT_OK ? mpt_gather_updated(&s->gather) : status;
+    return status == MPT_OK ? mpt_session_weights_changed(s) : status;
 }
 
 mpt_status_t mpt_restore(mpt_session_t *s, const char *resume, int fresh_over)

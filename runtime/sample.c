@@ -236,6 +236,7 @@ static void cut_reader(reader_t *r, mpt_arena_t *arena)
     r->scratch_bytes =
         mpt_kernels_scratch_bytes(mpt_kernels_find("cpu"), r->isa, r->place.threads, &limits);
     mpt_gpt2_cut(&r->model, arena);
+    mpt_gpt2_cut_packs(&r->model, &(mpt_gpt2_packing_t){.ops = mpt_kernels_find("cpu"), .isa = r->isa}, arena);
     r->scratch = mpt_arena_cut(arena, MPT_USE_SCRATCH, r->scratch_bytes);
     r->working =
         mpt_arena_cut(arena, MPT_USE_WEIGHTS, (size_t)r->layout.total * mpt_dtype_bytes(r->model.compute));

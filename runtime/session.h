@@ -118,6 +118,8 @@ mpt_status_t mpt_save_settle(mpt_session_t *session, int *outcome_p, int64_t *st
 
 /** Start from a checkpoint, a model file, or random weights, as asked; collective, votes. `resume` as in mpt_session_params_t. */
 mpt_status_t mpt_restore(mpt_session_t *session, const char *resume, int fresh_over);
+/** After this rank's working weights changed: make what is made of them follow (gather.h; packed weights). Collective. */
+mpt_status_t mpt_session_weights_changed(mpt_session_t *session);
 /** Bring the working weights to where the masters are, as the last update rounded them. Collective. */
 mpt_status_t mpt_session_refresh(mpt_session_t *session);
 /** The model's numbers in a checkpoint's meta into a config; 1 if all are there. */

@@ -190,7 +190,7 @@ static mpt_status_t act(mpt_step_t *step, const mpt_verdict_t *verdict, mpt_step
     s->progress.applied = t;
     s->progress.rounded = step->number;
     mpt_status_t status = mpt_optimizer_apply(&s->memory.state, &s->kernels, &update, s->stream);
-    return status == MPT_OK ? mpt_gather_updated(&s->gather) : status;
+    return status == MPT_OK ? mpt_session_weights_changed(s) : status;
 }
 
 /* A record cannot hold every way to be non-finite: a loss alone counts as well. */

@@ -104,7 +104,7 @@ mpt_status_t mpt_validate_ema(mpt_session_t *s, double *loss_p)
     if (status == MPT_OK)
         status = mpt_state_refresh(state, &state->ema, NULL, &s->kernels, s->stream);
     if (status == MPT_OK)
-        status = mpt_gather_updated(&s->gather);
+        status = mpt_session_weights_changed(s);
     if (status != MPT_OK)
         return give_up(s, status);
     mpt_status_t outcome = mpt_session_validate(s, loss_p); /* bad data: the weights must be themselves again all the same */

@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const char *const use_names[MPT_USE_COUNT] = {
-    [MPT_USE_WEIGHTS] = "weights",     [MPT_USE_MASTERS] = "masters",
+    [MPT_USE_WEIGHTS] = "weights",     [MPT_USE_PACKED] = "packed",   [MPT_USE_MASTERS] = "masters",
     [MPT_USE_MOMENTS] = "moments",     [MPT_USE_EMA] = "ema",         [MPT_USE_ACCUMULATORS] = "accumulators",
     [MPT_USE_GRADIENTS] = "gradients", [MPT_USE_ACTIVATIONS] = "activations",
     [MPT_USE_SCRATCH] = "scratch",     [MPT_USE_COMM] = "comm",

@@ -18,6 +18,7 @@ extern "C" {
 /** What a cut is for: the rows of `plan`'s table. */
 typedef enum mpt_use {
     MPT_USE_WEIGHTS = 0,   /* working weights in the compute type */
+    MPT_USE_PACKED,        /* the same as matrix products read them */
     MPT_USE_MASTERS,       /* FP32 master weights */
     MPT_USE_MOMENTS,       /* Adam's m and v */
     MPT_USE_EMA,           /* moving average of the weights */

@@ -62,6 +62,7 @@ typedef struct mpt_config {
         int64_t val_every, val_batches;
         double ema;
         mpt_recompute_t recompute;
+        int pack_weights; /* 1: auto */
         int64_t check_every;
         mpt_reproducible_t reproducible;
         int64_t lanes;

@@ -26,6 +26,7 @@ static const mpt_config_word_t recompute_words[] = {{"none", MPT_RECOMPUTE_NONE,
                                                     {"block", MPT_RECOMPUTE_BLOCK, 1},
                                                     {"attention", MPT_RECOMPUTE_ATTENTION, 1},
                                                     {0}};
+static const mpt_config_word_t pack_words[] = {{"auto", 1, 1}, {"off", 0, 1}, {0}};
 static const mpt_config_word_t reproducible_words[] = {{"off", MPT_REPRODUCIBLE_OFF, 1},
                                                        {"run", MPT_REPRODUCIBLE_RUN, 1},
                                                        {"world", MPT_REPRODUCIBLE_WORLD, 1},
@@ -116,6 +117,8 @@ static const mpt_config_row_t rows[] = {
      .help = "decay of an FP32 moving average of the weights, which validation and `sample --ema` can use; 0: none"},
     {"train", "recompute", MPT_CONFIG_WORD, AT(train.recompute), "none", WORDS(recompute_words),
      .help = "activations to compute again in backward in place of keeping them"},
+    {"train", "pack_weights", MPT_CONFIG_WORD, AT(train.pack_weights), "auto", WORDS(pack_words),
+     .help = "keep matrices a second time, laid out as products read them: faster, the same bits; `auto`: where a rank holds all weights (`ddp`, `zero1`, `zero2`)"},
     {"train", "check_every", MPT_CONFIG_INT, AT(train.check_every), "0", 0, MANY,
      .help = "steps between comparisons of what several ranks hold alike, by hashes; a checkpoint is compared before it counts; 0: none"},
     {"train", "reproducible", MPT_CONFIG_WORD, AT(train.reproducible), "run",

@@ -117,6 +117,19 @@ typedef enum mpt_gpt2_recompute {
     MPT_GPT2_RECOMPUTE_BLOCK
 } mpt_gpt2_recompute_t;
 
+/* Which weights are kept in packed form as well, and for which products. */
+typedef struct mpt_gpt2_packing {
+    const mpt_kernels_ops_t *ops;
+    mpt_isa_t isa;
+    int backward; /* 1: for input gradients too */
+} mpt_gpt2_packing_t;
+
+/* A linear layer's packed weights; NULL: packed anew in every product. */
+typedef struct mpt_gpt2_pack {
+    void *forward, *backward;
+    int fresh; /* 1: they are those of the weights now */
+} mpt_gpt2_pack_t;
+
 typedef struct mpt_gpt2 {
     mpt_gpt2_shape_t shape;
     mpt_dtype_t compute;
@@ -126,6 +139,7 @@ typedef struct mpt_gpt2 {
     mpt_stream_t *stream;   /* borrowed */
     void **params;          /* by tensor index: compute; set by the owner */
     void **grads;           /* by tensor index: wide accumulators, +=; set by the owner */
+    mpt_gpt2_pack_t *packs;        /* by tensor index; biases, gains and wpe have none */
     mpt_gpt2_block_acts_t *blocks; /* [layers] */
     int64_t held;                  /* the layer whose activations the shared set holds, -1: none */
     void *embed;                   /* [R,C] r_0 */
@@ -149,6 +163,12 @@ mpt_status_t mpt_gpt2_create(mpt_gpt2_t *model, const mpt_gpt2_shape_t *shape, m
                              mpt_gpt2_recompute_t recompute);
 /** Cut the activations from a private arena, counting or real. */
 void mpt_gpt2_cut(mpt_gpt2_t *model, mpt_arena_t *arena);
+/** Cut memory for packed weights of every linear layer from a private arena, counting or real. Without it, or where the backend packs
+ *  nothing, products read params[] alone; the bits are the same. For weights that stay where they are: params[] is read when a layer is
+ *  first used after mpt_gpt2_weights_changed. */
+void mpt_gpt2_cut_packs(mpt_gpt2_t *model, const mpt_gpt2_packing_t *packing, mpt_arena_t *arena);
+/** What params[] points at has changed. Call it whenever it does. */
+void mpt_gpt2_weights_changed(mpt_gpt2_t *model);
 /** Free the pointer tables; safe on a zeroed model. */
 void mpt_gpt2_release(mpt_gpt2_t *model);
 

@@ -120,6 +120,10 @@ static const void *row_of(const mpt_gpt2_t *model, const void *array, int64_t ro
 
 static mpt_status_t head_logits(mpt_gpt2_t *model, int64_t row, int64_t rows)
 {
+    mpt_status_t status =
+        mpt_gpt2_pack(model, MPT_GPT2_WTE, model->shape.dim, mpt_gpt2_vocab_padded(&model->shape));
+    if (status != MPT_OK)
+        return status;
     return mpt_linear_forward(
         model->kernels,
         &(mpt_linear_forward_t){.compute = model->compute,
@@ -128,6 +132,7 @@ static mpt_status_t head_logits(mpt_gpt2_t *model, int64_t row, int64_t rows)
                                 .out = mpt_gpt2_vocab_padded(&model->shape),
                                 .x = row_of(model, model->lnf_y, row),
                                 .w = model->params[MPT_GPT2_WTE],
+                                .packed = model->packs[MPT_GPT2_WTE].forward,
                                 .y = model->logits,
                                 .y_dtype = mpt_dtype_wide(model->compute)},
         model->stream);
@@ -157,6 +162,7 @@ static mpt_status_t head_backward(mpt_gpt2_t *model, int64_t row, int64_t rows)
                                        .out = vp,
                                        .dy = model->dlogits,
                                        .w = model->params[MPT_GPT2_WTE],
+                                       .packed = model->packs[MPT_GPT2_WTE].backward,
                                        .dx = (void *)row_of(model, model->dres, row)},
         model->stream);
 }

@@ -39,8 +39,9 @@ mpt_status_t mpt_gpt2_create(mpt_gpt2_t *model, const mpt_gpt2_shape_t *shape, m
     model->loss_rows = mpt_gpt2_loss_rows(shape);
     model->params = calloc(tensors, sizeof *model->params);
     model->grads = calloc(tensors, sizeof *model->grads);
+    model->packs = calloc(tensors, sizeof *model->packs);
     model->blocks = calloc((size_t)shape->layers, sizeof *model->blocks);
-    if (model->params == NULL || model->grads == NULL || model->blocks == NULL) {
+    if (model->params == NULL || model->packs == NULL || model->grads == NULL || model->blocks == NULL) {
         mpt_gpt2_release(model);
         return MPT_ERR_NO_MEMORY;
     }
@@ -51,6 +52,7 @@ void mpt_gpt2_release(mpt_gpt2_t *model)
 {
     free(model->params);
     free(model->grads);
+    free(model->packs);
     free(model->blocks);
     memset(model, 0, sizeof *model);
 }

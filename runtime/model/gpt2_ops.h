@@ -30,10 +30,16 @@ static inline mpt_status_t gpt2_ready(const mpt_gpt2_t *model, int64_t unit)
     return hooks->ready == NULL ? MPT_OK : hooks->ready(hooks->ctx, (int)unit);
 }
 
+/* Bring the packed weights of params[tensor], [out,in], up to date, where there are any. */
+mpt_status_t mpt_gpt2_pack(mpt_gpt2_t *model, int tensor, int64_t in, int64_t out);
+
 /* y = x . params[w]^T + params[w_bias]; with `pre`, GELU. */
 static inline mpt_status_t gpt2_linear(mpt_gpt2_t *model, int w, int bias, int64_t in, int64_t out,
                                        const void *x, void *pre, void *y)
 {
+    mpt_status_t status = mpt_gpt2_pack(model, w, in, out);
+    if (status != MPT_OK)
+        return status;
     return mpt_linear_forward(model->kernels,
                               &(mpt_linear_forward_t){.compute = model->compute,
                                                       .rows = gpt2_rows(model),
@@ -41,6 +47,7 @@ static inline mpt_status_t gpt2_linear(mpt_gpt2_t *model, int w, int bias, int64
                                                       .out = out,
                                                       .x = x,
                                                       .w = model->params[w],
+                                                      .packed = model->packs[w].forward,
                                                       .bias = model->params[bias],
                                                       .pre = pre,
                                                       .y = y,
@@ -65,6 +72,8 @@ static inline mpt_status_t gpt2_linear_backward(mpt_gpt2_t *model, int w, int bi
                                                                    .dw = model->grads[w],
                                                                    .dbias = model->grads[bias]},
                                    model->stream);
+    if (status == MPT_OK)
+        status = mpt_gpt2_pack(model, w, in, out);
     if (status != MPT_OK)
         return status;
     return mpt_linear_backward_input(model->kernels,
@@ -74,6 +83,7 @@ static inline mpt_status_t gpt2_linear_backward(mpt_gpt2_t *model, int w, int bi
                                                                     .out = out,
                                                                     .dy = dy,
                                                                     .w = model->params[w],
+                                                                    .packed = model->packs[w].backward,
                                                                     .pre = pre,
                                                                     .dx = dx},
                                      model->stream);

@@ -132,7 +132,7 @@ static const char *const types[][2] = {{"precision.compute=fp32", NULL},
 static const char *const extras[][4] = {{"precision.master=none"},
                                         {NULL},
                                         {"train.recompute=block"},
-                                        {"train.recompute=attention"},
+                                        {"train.recompute=attention", "train.pack_weights=off"},
                                         {"train.ema=0.9"},
                                         {"parallel.reduce_every=micro"},
                                         {"train.micro_batch=1", "train.global_batch=12", "data.val=v", "train.val_every=5"},
@@ -290,6 +290,32 @@ static void list_rest(spans_t *s, const cut_t *c)
     list(s, MPT_USE_SNAPSHOT, m->snapshot, kinds * sizeof(float) * (size_t)m->layout.total / ranks);
 }
 
+static void list_pack(spans_t *s, const cut_t *c, int tensor, int64_t in, int64_t out)
+{
+    const mpt_gpt2_pack_t *pack = &c->memory.model.packs[tensor];
+    const mpt_memory_params_t *p = &c->params;
+    mpt_dtype_t compute = c->memory.model.compute;
+    list(s, MPT_USE_PACKED, pack->forward, mpt_linear_pack_bytes(p->kernel_ops, p->isa, compute, out, in));
+    list(s, MPT_USE_PACKED, pack->backward, mpt_linear_pack_bytes(p->kernel_ops, p->isa, compute, in, out));
+}
+
+/* Every matrix where weights stay, and none where they pass through a window. */
+static void list_packs(spans_t *s, const cut_t *c)
+{
+    const mpt_gpt2_shape_t *shape = &c->memory.model.shape;
+    int64_t dim = shape->dim;
+    list_pack(s, c, MPT_GPT2_WTE, dim, mpt_gpt2_vocab_padded(shape));
+    for (int64_t l = 0; l < shape->layers; l++) {
+        list_pack(s, c, mpt_gpt2_block(l, MPT_GPT2_QKV_W), dim, 3 * dim);
+        list_pack(s, c, mpt_gpt2_block(l, MPT_GPT2_PROJ_W), dim, dim);
+        list_pack(s, c, mpt_gpt2_block(l, MPT_GPT2_FC_W), dim, 4 * dim);
+        list_pack(s, c, mpt_gpt2_block(l, MPT_GPT2_FCPROJ_W), 4 * dim, dim);
+    }
+    int stay = c->memory.state.gathered.hold == MPT_HOLD_ALL && c->config.train.pack_weights;
+    if (stay != (c->private_arena.bytes_by_use[MPT_USE_PACKED] > 0))
+        fail_of(c, "packed weights");
+}
+
 /* What the list has of a use is all that the arenas gave for it: nothing was forgotten here. The model's own arrays
  * are not listed. */
 static void check_complete(const cut_t *c, const spans_t *s)
@@ -312,6 +338,7 @@ static void check_apart(cut_t *c)
     spans_t s = {.count = 0};
     list_state(&s, &c->memory);
     list_rest(&s, c);
+    list_packs(&s, c);
     check_complete(c, &s);
     for (int i = 0; i < s.count; i++) {
         int64_t bytes = (int64_t)s.span[i].bytes;

@@ -141,9 +141,39 @@ static void ranks_and_threads_together_give_the_same_bits(void **state)
         fixture_free(runs[i]);
 }
 
+/* What changes weights, each followed by steps that must see the change: updates, an average put in their place and back
+ * (with masters and without), a gather after the update. */
+static void packed_weights_follow_every_change(void **state)
+{
+    static const struct {
+        int ranks;
+        const char *set[4];
+    } rows[] = {{1, {"precision.compute=bf16", "train.ema=0.5"}},
+                {1, {"precision.compute=fp32", "train.ema=0.5", "precision.master=none"}},
+                {2, {"precision.compute=fp16", "parallel.shard=zero1", "train.ema=0.9"}},
+                {2, {"precision.compute=bf16", "parallel.shard=zero2"}}};
+    (void)state;
+    for (int i = 0; i < (int)(sizeof rows / sizeof *rows); i++) {
+        fixture_run_t *runs[2];
+        for (int off = 0; off < 2; off++) {
+            fixture_job_t job = {.ranks = rows[i].ranks,
+                                 .set = {"train.steps=9", "train.val_every=2",
+                                         off ? "train.pack_weights=off" : "train.pack_weights=auto"}};
+            for (int j = 0; rows[i].set[j] != NULL; j++)
+                job.set[3 + j] = rows[i].set[j];
+            fixture_remove("run");
+            runs[off] = fixture_expect(job, MPT_OK);
+        }
+        expect_same(runs[0], runs[1], "packed weights against none");
+        fixture_free(runs[0]);
+        fixture_free(runs[1]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(packed_weights_follow_every_change),
         cmocka_unit_test(same_bits_from_any_threads_and_run_to_run_on_every_level),
         cmocka_unit_test(a_cap_on_the_level_is_obeyed),
         cmocka_unit_test(any_number_of_ranks_gives_the_same_losses),
