@@ -21,8 +21,8 @@ attention_shape_t attention_shape_init(mpt_dtype_t compute, int64_t batch, int64
                                .keys = 64,
                                .columns = 64};
     (void)backward; /* only tiles differ */
-#ifdef MPT_LEVEL_AMX
-    if (compute != MPT_F32) {
+#ifdef ATTENTION_HAS_TILES
+    if (compute == MPT_BF16 || (compute == MPT_F16 && ATTENTION_MULTIPLIES_TILES)) {
         shape.tiles = 1;
         shape.planes = compute == MPT_F16 ? 2 : 1;
         shape.width = shape.depth = round_up(head_dim, 32);

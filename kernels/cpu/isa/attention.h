@@ -13,9 +13,11 @@
  * once at the end. P and dS are rounded to compute before they are multiplied: that is what tiles
  * multiply, and what the levels without tiles do as well. Row sums are taken before that rounding.
  *
- * Two engines do the work on blocks: FP32 vectors ("fma": every level and type), and bf16 tiles
- * ("tiles": BF16 and F16 at the amx level). An FP16 number is the sum of two bf16 numbers, its
- * planes; a product keeps three of the four terms and drops low x low, at most 2^-18 of it.
+ * Two engines do the work on blocks: FP32 vectors ("fma": every level and type), and bf16 operands
+ * packed in tiles ("tiles": BF16 and F16 at the amx level, BF16 at avx512_bf16, where dot products
+ * multiply them). An FP16 number is the sum of two bf16 numbers, its planes; a product keeps three
+ * of the four terms and drops low x low, at most 2^-18 of it. Without tile instructions three dot
+ * products cost more than one FP32 product: F16 stays with fma there.
  *
  * Non-finite values. Where rows are summed with weights that are zero above the diagonal, 0 * inf
  * would reach rows that must not see it. Such operands are packed with zeros in place of non-finite
@@ -28,6 +30,14 @@
 #include "attention_math.h"
 #include "level.h"
 #include "pool.h"
+
+#if defined(MPT_LEVEL_AMX)
+#define ATTENTION_HAS_TILES
+#define ATTENTION_MULTIPLIES_TILES 1
+#elif defined(MPT_LEVEL_AVX512_BF16)
+#define ATTENTION_HAS_TILES
+#define ATTENTION_MULTIPLIES_TILES 0
+#endif
 
 #define ATTENTION_STEP 32 /* rows are padded to this; blocks are multiples of it */
 
@@ -182,7 +192,7 @@ void attention_nonfinite_up(const attention_shape_t *shape, attention_source_t f
                             char *to, int64_t to_stride, int64_t first, int64_t last,
                             float *running);
 
-/* ---- the engines: attention_fma.c; attention_tiles.c, attention_tiles_pack.c ----------------- */
+/* ---- the engines: attention_fma.c; attention_tiles.c, _tiles_pack.c, _tiles_product.c -------- */
 
 /**
  * Pack rows [first, first + rows) in `form`; rows from seq on are zero. `rows` is a multiple of
@@ -207,7 +217,9 @@ void attention_fma_probabilities(const attention_shape_t *shape, const float *sc
                                  attention_operand_t probs);
 void attention_fma_gradients(const attention_shape_t *shape, const attention_strip_t *strip);
 
-#ifdef MPT_LEVEL_AMX
+#ifdef ATTENTION_HAS_TILES
+/* The compiler does not know that tile instructions read and write memory. */
+#define ATTENTION_FENCE() __asm__ volatile("" ::: "memory")
 int attention_tiles_pack(const attention_shape_t *shape, attention_form_t form,
                          attention_source_t source, int64_t first, int64_t rows,
                          attention_operand_t to);

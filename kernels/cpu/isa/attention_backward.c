@@ -402,11 +402,11 @@ static void run_task(void *ctx, int index, int worker)
     backward_task_t t = start_task(job, index / parts, worker);
     if (parts > 1)
         narrow_task(job, index % parts, &t);
-#ifdef MPT_LEVEL_AMX
+#ifdef ATTENTION_HAS_TILES
     attention_tiles_begin();
 #endif
     backward_part(&t);
-#ifdef MPT_LEVEL_AMX
+#ifdef ATTENTION_HAS_TILES
     attention_tiles_end();
 #endif
 }

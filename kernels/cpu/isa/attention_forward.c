@@ -215,7 +215,7 @@ static void run_task(void *ctx, int index, int worker)
     const forward_task_t t = start_task(job, index / job->chunks, worker);
     const int64_t blocks = (shape->rows + shape->queries - 1) / shape->queries;
     const int64_t last = blocks - 1 - chunk;
-#ifdef MPT_LEVEL_AMX
+#ifdef ATTENTION_HAS_TILES
     attention_tiles_begin();
 #endif
     const int bad = pack_keys(&t, attention_smaller(shape->rows, (last + 1) * shape->queries));
@@ -227,7 +227,7 @@ static void run_task(void *ctx, int index, int worker)
                                      attention_smaller(shape->seq, query + shape->queries),
                                      t.running);
     }
-#ifdef MPT_LEVEL_AMX
+#ifdef ATTENTION_HAS_TILES
     attention_tiles_end();
 #endif
 }

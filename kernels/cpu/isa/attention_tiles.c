@@ -1,111 +1,6 @@
 #include "attention.h"
 
-#ifdef MPT_LEVEL_AMX
-
-/* The compiler does not know that tile instructions read and write memory. */
-#define MEMORY_FENCE() __asm__ volatile("" ::: "memory")
-
-void attention_tiles_begin(void)
-{
-    static const struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } config __attribute__((aligned(64))) = {.palette = 1,
-                                             .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                                             .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
-    _tile_loadconfig(&config);
-}
-
-void attention_tiles_end(void)
-{
-    _tile_release();
-}
-
-/* ---- products -------------------------------------------------------------------------------- */
-
-/* Tiles 0 1 / 2 3 are a 2 x 2 block of c; 4 and 5 rows of the left operand; 6 and 7 columns of the
- * right one. */
-#define LOAD_LEFT(from, stride)                                                                    \
-    _tile_loadd(4, from, 64);                                                                      \
-    _tile_loadd(5, (from) + (stride), 64)
-#define LOAD_RIGHT(from, stride)                                                                   \
-    _tile_loadd(6, from, 64);                                                                      \
-    _tile_loadd(7, (from) + (stride), 64)
-#define MULTIPLY()                                                                                 \
-    _tile_dpbf16ps(0, 4, 6);                                                                       \
-    _tile_dpbf16ps(1, 4, 7);                                                                       \
-    _tile_dpbf16ps(2, 5, 6);                                                                       \
-    _tile_dpbf16ps(3, 5, 7)
-
-VEC_INLINE void load_sums(const float *c, int64_t ld, int accumulate)
-{
-    if (accumulate) {
-        _tile_loadd(0, c, ld * 4);
-        _tile_loadd(1, c + 16, ld * 4);
-        _tile_loadd(2, c + 16 * ld, ld * 4);
-        _tile_loadd(3, c + 16 * ld + 16, ld * 4);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    }
-}
-
-/* 32 x 32 of c, from `a` and `b` on. With two planes: high x low, high x high, low x high. */
-VEC_INLINE void product_block(float *c, int64_t ld, const char *a, const char *b,
-                              const attention_operand_t *left, const attention_operand_t *right,
-                              int64_t steps, const int accumulate, const int planes)
-{
-    load_sums(c, ld, accumulate);
-    do {
-        LOAD_LEFT(a, left->outer);
-        if (planes == 2) {
-            LOAD_RIGHT(b + right->plane, right->outer);
-            MULTIPLY();
-        }
-        LOAD_RIGHT(b, right->outer);
-        MULTIPLY();
-        if (planes == 2) {
-            LOAD_LEFT(a + left->plane, left->outer);
-            MULTIPLY();
-        }
-        a += left->inner;
-        b += right->inner;
-    } while (--steps > 0);
-    _tile_stored(0, c, ld * 4);
-    _tile_stored(1, c + 16, ld * 4);
-    _tile_stored(2, c + 16 * ld, ld * 4);
-    _tile_stored(3, c + 16 * ld + 16, ld * 4);
-}
-
-VEC_INLINE void product_as(float *c, int64_t ld, int64_t rows, int64_t columns,
-                           attention_operand_t left, attention_operand_t right, int64_t steps,
-                           const int accumulate, const int planes)
-{
-    const char *b = right.data;
-    for (int64_t j = 0; j < columns; j += 32, b += 2 * right.outer) {
-        const char *a = left.data;
-        for (int64_t i = 0; i < rows; i += 32, a += 2 * left.outer)
-            product_block(c + i * ld + j, ld, a, b, &left, &right, steps, accumulate, planes);
-    }
-}
-
-void attention_tiles_product(const attention_shape_t *shape, float *c, int64_t ld, int64_t rows,
-                             int64_t columns, attention_operand_t left, attention_operand_t right,
-                             int64_t depth, int accumulate)
-{
-    const int64_t steps = depth / 32;
-    MEMORY_FENCE();
-    if (shape->planes == 2)
-        product_as(c, ld, rows, columns, left, right, steps, accumulate, 2);
-    else if (accumulate)
-        product_as(c, ld, rows, columns, left, right, steps, 1, 1);
-    else
-        product_as(c, ld, rows, columns, left, right, steps, 0, 1);
-    MEMORY_FENCE();
-}
+#ifdef ATTENTION_HAS_TILES
 
 /* ---- softmax --------------------------------------------------------------------------------- */
 
@@ -189,7 +84,7 @@ void attention_tiles_probabilities(const attention_shape_t *shape, const float *
         probabilities_as(scores, keys, columns, c, base, sum, probs, 1);
     else
         probabilities_as(scores, keys, columns, c, base, sum, probs, 2);
-    MEMORY_FENCE();
+    ATTENTION_FENCE();
 }
 
 /* What the 32 columns of a square share, in registers. */
@@ -291,7 +186,7 @@ void attention_tiles_gradients(const attention_shape_t *shape, const attention_s
         gradients_as(strip, 1);
     else
         gradients_as(strip, 2);
-    MEMORY_FENCE();
+    ATTENTION_FENCE();
 }
 
 #endif

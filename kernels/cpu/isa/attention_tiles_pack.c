@@ -1,6 +1,6 @@
 #include "attention.h"
 
-#ifdef MPT_LEVEL_AMX
+#ifdef ATTENTION_HAS_TILES
 
 /* Where packing reads. */
 typedef struct tile_source {
