@@ -110,15 +110,34 @@ static check_t check_begin(const mpt_kernels_t *k, const char *call)
     return (check_t){.log = k->log, .call = call};
 }
 
-/* For operations with a compute type: scratch was sized for one. */
-static check_t check_begin_typed(const mpt_kernels_t *k, const char *call, mpt_dtype_t compute)
+static void check_compute(check_t *c, mpt_dtype_t compute)
+{
+    if (compute != MPT_TF32)
+        check_dtype(c, "compute", compute);
+}
+
+/* Scratch was sized for one compute type. */
+static check_t check_begin_as(const mpt_kernels_t *k, const char *call, mpt_dtype_t compute,
+                              mpt_dtype_t wanted)
 {
     check_t c = check_begin(k, call);
-    check_dtype(&c, "compute", compute);
-    if (!c.failed && compute != k->limits.compute)
+    check_compute(&c, compute);
+    if (!c.failed && compute != wanted)
         fail(&c, "compute is %s in a table set up for %s", mpt_dtype_name(compute),
              mpt_dtype_name(k->limits.compute));
     return c;
+}
+
+/* For operations with a compute type, which is one of memory. */
+static check_t check_begin_typed(const mpt_kernels_t *k, const char *call, mpt_dtype_t compute)
+{
+    return check_begin_as(k, call, compute, mpt_dtype_memory(k->limits.compute));
+}
+
+/* For those of linear layers. */
+static check_t check_begin_linear(const mpt_kernels_t *k, const char *call, mpt_dtype_t compute)
+{
+    return check_begin_as(k, call, compute, k->limits.compute);
 }
 
 /* ---- setting up ------------------------------------------------------------------------------- */
@@ -132,7 +151,7 @@ static void check_limits(check_t *c, const mpt_kernels_ops_t *ops,
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         if (sizes[i] < 0)
             fail(c, "a limit is negative: %lld", (long long)sizes[i]);
-    check_dtype(c, "compute", limits->compute);
+    check_compute(c, limits->compute);
     if (!c->failed && !runs_in(ops, limits->compute))
         fail(c, "%s does not run in %s", ops->name, mpt_dtype_name(limits->compute));
 }
@@ -299,7 +318,7 @@ static void check_linear(check_t *c, const mpt_kernels_t *k, int64_t rows, int64
 
 mpt_status_t mpt_linear_pack(mpt_kernels_t *k, const mpt_linear_pack_t *a, mpt_stream_t *s)
 {
-    check_t c = check_begin_typed(k, "linear_pack", a->compute);
+    check_t c = check_begin_linear(k, "linear_pack", a->compute);
     check_linear(&c, k, 1, a->in, a->out);
     check_pointer(&c, "w", a->w);
     if (!c.failed && (a->forward || a->backward) && !k->ops->linear_pack)
@@ -314,7 +333,7 @@ mpt_status_t mpt_linear_pack(mpt_kernels_t *k, const mpt_linear_pack_t *a, mpt_s
 
 mpt_status_t mpt_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
 {
-    check_t c = check_begin_typed(k, "linear_forward", a->compute);
+    check_t c = check_begin_linear(k, "linear_forward", a->compute);
     check_linear(&c, k, a->rows, a->in, a->out);
     check_pointer(&c, "x", a->x);
     check_pointer(&c, "w", a->w);
@@ -337,7 +356,7 @@ mpt_status_t mpt_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a,
 mpt_status_t mpt_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backward_input_t *a,
                                        mpt_stream_t *s)
 {
-    check_t c = check_begin_typed(k, "linear_backward_input", a->compute);
+    check_t c = check_begin_linear(k, "linear_backward_input", a->compute);
     check_linear(&c, k, a->rows, a->in, a->out);
     check_pointer(&c, "dy", a->dy);
     check_pointer(&c, "w", a->w);
@@ -352,7 +371,7 @@ mpt_status_t mpt_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backwa
 mpt_status_t mpt_linear_backward_weight(mpt_kernels_t *k, const mpt_linear_backward_weight_t *a,
                                         mpt_stream_t *s)
 {
-    check_t c = check_begin_typed(k, "linear_backward_weight", a->compute);
+    check_t c = check_begin_linear(k, "linear_backward_weight", a->compute);
     check_linear(&c, k, a->rows, a->in, a->out);
     check_pointer(&c, "dy", a->dy);
     check_pointer(&c, "x", a->x);

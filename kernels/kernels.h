@@ -1,6 +1,9 @@
 /*
  * Kernels: the operations of a transformer's training step, forward and backward, behind one table.
  *
+ * Linear layers know one compute type more, MPT_TF32: everything is FP32 in memory, and products read both operands rounded to
+ * TF32, to nearest even (mpt_round_tf32); the other operations of such a run compute in F32.
+ *
  * Two types name everything. `compute` is the type of working weights, activations and activation
  * gradients (F32, BF16, F16; F64 in the oracle). "wide" is mpt_dtype_wide(compute): statistics,
  * logits, gradient accumulators; FP32, or FP64 beside F64. Which operation computes and accumulates in what
@@ -323,7 +326,7 @@ typedef struct mpt_hash {
  * the larger of 3 dim and hidden; or if rows <= loss_rows, in <= dim and out <= vocab_padded (the head).
  */
 typedef struct mpt_kernels_limits {
-    mpt_dtype_t compute;
+    mpt_dtype_t compute;                 /* MPT_TF32: of linear layers, F32 of the others */
     int64_t batch, seq, heads, head_dim; /* attention */
     int64_t rows, dim, hidden;           /* linear: rows x {dim, 3 dim, hidden} */
     int64_t vocab_padded, loss_rows;     /* head and loss, loss_rows rows at a time */

@@ -3,7 +3,8 @@
 
 /* A column's type, before the compute type is known. */
 typedef enum column {
-    COMPUTE, /* the compute type */
+    COMPUTE, /* the compute type's in memory */
+    MATH,    /* the compute type itself: TF32 is one of products */
     WIDE     /* mpt_dtype_wide of it */
 } column_t;
 
@@ -18,7 +19,7 @@ static const precision_row_t precision_table[MPT_OP_COUNT] = {
     /* name, then input, math, accumulate, output, gradient */
     [MPT_OP_EMBED] = {"embed", COMPUTE, WIDE, WIDE, COMPUTE, WIDE},
     [MPT_OP_LAYERNORM] = {"layernorm", COMPUTE, WIDE, WIDE, COMPUTE, WIDE},
-    [MPT_OP_LINEAR] = {"linear", COMPUTE, COMPUTE, WIDE, COMPUTE, WIDE},
+    [MPT_OP_LINEAR] = {"linear", COMPUTE, MATH, WIDE, COMPUTE, WIDE},
     [MPT_OP_ATTENTION] = {"attention", COMPUTE, COMPUTE, WIDE, COMPUTE, COMPUTE},
     [MPT_OP_GELU] = {"gelu", COMPUTE, WIDE, WIDE, COMPUTE, COMPUTE},
     [MPT_OP_LOSS] = {"loss", WIDE, WIDE, WIDE, COMPUTE, COMPUTE},
@@ -28,7 +29,9 @@ static const precision_row_t precision_table[MPT_OP_COUNT] = {
 
 static mpt_dtype_t resolve(column_t column, mpt_dtype_t compute)
 {
-    return column == COMPUTE ? compute : mpt_dtype_wide(compute);
+    if (column == MATH)
+        return compute;
+    return column == COMPUTE ? mpt_dtype_memory(compute) : mpt_dtype_wide(compute);
 }
 
 const char *mpt_op_name(mpt_op_t op)
@@ -39,7 +42,8 @@ const char *mpt_op_name(mpt_op_t op)
 
 mpt_op_precision_t mpt_op_precision(mpt_op_t op, mpt_dtype_t compute)
 {
-    assert((unsigned)op < MPT_OP_COUNT && (unsigned)compute < MPT_DTYPE_COUNT);
+    assert((unsigned)op < MPT_OP_COUNT);
+    assert((unsigned)compute < MPT_DTYPE_COUNT || compute == MPT_TF32);
     const precision_row_t *row = &precision_table[op];
     return (mpt_op_precision_t){
         .input = resolve(row->input, compute),

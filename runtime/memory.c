@@ -137,7 +137,7 @@ static mpt_state_params_t state_params(const mpt_memory_t *memory, const mpt_mem
         .layout = &memory->layout,
         .rank = params->rank,
         .shard = params->ranks == 1 ? MPT_SHARD_DDP : config->parallel.shard,
-        .compute = config->precision.compute,
+        .compute = mpt_dtype_memory(config->precision.compute),
         .wire = config->precision.reduce,
         .micro_steps = micro_steps,
         .lanes = mpt_memory_lanes(config, params->ranks),

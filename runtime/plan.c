@@ -151,9 +151,8 @@ double mpt_measure_peak(const char *compute, int threads, const char **isa_p)
     double peak = 0.0;
     mpt_environment_read(&environment);
     (void)mpt_session_isa(&environment, NULL, &isa); /* a wrong cap: no cap; a session refuses it aloud */
-    for (int d = 0; d < MPT_DTYPE_COUNT; d++)
-        if (strcmp(mpt_dtype_name((mpt_dtype_t)d), compute) == 0)
-            dtype = (mpt_dtype_t)d;
+    if (mpt_dtype_named(compute) != MPT_DTYPE_COUNT)
+        dtype = mpt_dtype_named(compute);
     if (mpt_pool_create(&(mpt_pool_params_t){.threads = threads, .log = &quiet}, &pool) == MPT_OK &&
         mpt_device_cpu_create(pool, &quiet, &device) == MPT_OK)
         peak = mpt_peak_flops(device, isa, dtype);

@@ -35,9 +35,8 @@ int mpt_restore_model_config(const mpt_checkpoint_meta_t *meta, mpt_config_t *co
     config->model.vocab = get_integer(meta, "vocab", &found);
     if (!mpt_checkpoint_get(meta->text, "compute", compute, sizeof compute))
         return 0;
-    for (int d = 0; d < MPT_DTYPE_COUNT; d++)
-        if (strcmp(mpt_dtype_name((mpt_dtype_t)d), compute) == 0)
-            config->precision.compute = (mpt_dtype_t)d;
+    if (mpt_dtype_named(compute) != MPT_DTYPE_COUNT)
+        config->precision.compute = mpt_dtype_named(compute);
     config->data.sequence = config->model.context;
     return found;
 }

@@ -258,7 +258,7 @@ static mpt_status_t open_kernels(mpt_session_t *s)
 {
     mpt_kernels_limits_t limits;
     mpt_gpt2_t *model = &s->memory.model;
-    mpt_gpt2_limits(&model->shape, model->compute, &limits);
+    mpt_gpt2_limits(&model->shape, model->math, &limits);
     mpt_status_t status = mpt_kernels_init(&s->kernels, s->memory_params.kernel_ops, s->device, &s->log,
                                            s->memory_params.isa, s->memory.kernel_scratch,
                                            s->memory.kernel_scratch_bytes, &limits);

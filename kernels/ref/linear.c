@@ -1,6 +1,6 @@
 #include "ref.h"
 
-/* y [rows,out] = x [rows,in] . w [out,in]^T */
+/* y [rows,out] = x [rows,in] . w [out,in]^T. Operands of products in TF32 are FP32 in memory. */
 mpt_status_t ref_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
 {
     (void)k;
@@ -9,7 +9,7 @@ mpt_status_t ref_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a,
     for (int64_t row = 0; row < a->rows; row++)
         for (int64_t o = 0; o < a->out; o++) {
             int64_t i = row * a->out + o;
-            double z = ref_dot(a->x, row * a->in, 1, a->w, o * a->in, 1, p.input, a->in);
+            double z = ref_dot(a->x, row * a->in, 1, a->w, o * a->in, 1, p.math, a->in);
             if (a->bias)
                 z += mpt_load(a->bias, p.input, o);
             if (a->pre) {
@@ -31,7 +31,7 @@ mpt_status_t ref_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backwa
     for (int64_t row = 0; row < a->rows; row++)
         for (int64_t n = 0; n < a->in; n++) {
             int64_t i = row * a->in + n;
-            double dx = ref_dot(a->dy, row * a->out, 1, a->w, n, a->in, p.input, a->out);
+            double dx = ref_dot(a->dy, row * a->out, 1, a->w, n, a->in, p.math, a->out);
             if (a->pre)
                 dx *= ref_gelu_slope(mpt_load(a->pre, p.input, i));
             mpt_store(a->dx, p.output, i, dx);
@@ -49,7 +49,7 @@ mpt_status_t ref_linear_backward_weight(mpt_kernels_t *k, const mpt_linear_backw
     for (int64_t o = 0; o < a->out; o++) {
         for (int64_t n = 0; n < a->in; n++)
             ref_accumulate(a->dw, p.gradient, o * a->in + n,
-                           ref_dot(a->dy, o, a->out, a->x, n, a->in, p.input, a->rows));
+                           ref_dot(a->dy, o, a->out, a->x, n, a->in, p.math, a->rows));
         if (!a->dbias)
             continue;
         double sum = 0;

@@ -25,13 +25,16 @@ static inline void ref_accumulate(void *array, mpt_dtype_t dtype, int64_t index,
     mpt_store(array, dtype, index, mpt_load(array, dtype, index) + value);
 }
 
-/** The element that mpt_load gives, without a call for the types that need none: products do little else. */
+/** The element that mpt_load gives, without a call for the types that need none: products do little else. TF32: of FP32
+ *  in memory. */
 static inline double ref_load(const void *array, mpt_dtype_t dtype, int64_t index)
 {
     if (dtype == MPT_F64)
         return ((const double *)array)[index];
     if (dtype == MPT_F32)
         return (double)((const float *)array)[index];
+    if (dtype == MPT_TF32)
+        return (double)mpt_round_tf32(((const float *)array)[index]);
     return mpt_load(array, dtype, index);
 }
 

@@ -278,7 +278,7 @@ typedef struct mpt_checkpoint_import_result {
 MPT_API mpt_status_t mpt_checkpoint_import(const mpt_checkpoint_import_params_t *params,
                                            mpt_checkpoint_import_result_t *result_p);
 
-/** Measured matrix peak in FLOP/s of `threads` threads for products in "fp32", "bf16" or "fp16", and the instruction level used: this
+/** Measured matrix peak in FLOP/s of `threads` threads for products in "fp32", "tf32", "bf16" or "fp16", and the instruction level used: this
  *  machine's, capped by MPT_ISA as a session's is. */
 MPT_API double mpt_measure_peak(const char *compute, int threads, const char **isa_p);
 /** Write the table of every config key as Markdown to a C stream's file descriptor. @return MPT_OK; MPT_ERR_IO. */

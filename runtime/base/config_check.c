@@ -155,13 +155,13 @@ static int reduces_fp32(const mpt_config_t *config)
 {
     mpt_dtype_t reduce = config->precision.reduce;
     return reduce == MPT_F32 || config->train.reproducible == MPT_REPRODUCIBLE_WORLD ||
-           (reduce == MPT_DTYPE_COUNT && config->precision.compute == MPT_F32);
+           (reduce == MPT_DTYPE_COUNT && mpt_dtype_memory(config->precision.compute) == MPT_F32);
 }
 
 static mpt_status_t check_masters(mpt_config_reading_t *reading)
 {
     const mpt_config_t *config = &reading->config;
-    int narrow = config->precision.compute != MPT_F32;
+    int narrow = mpt_dtype_memory(config->precision.compute) != MPT_F32;
     int stochastic = config->precision.rounding == MPT_ROUNDING_STOCHASTIC;
     if (stochastic && !narrow)
         return refuse_pair(reading, "precision.rounding", "has nothing to round beside",
@@ -184,7 +184,7 @@ static void resolve(mpt_config_t *config)
     if (config->data.sequence == 0)
         config->data.sequence = config->model.context;
     if (config->precision.reduce == MPT_DTYPE_COUNT)
-        config->precision.reduce = config->precision.compute;
+        config->precision.reduce = mpt_dtype_memory(config->precision.compute);
     if (config->train.reproducible == MPT_REPRODUCIBLE_WORLD)
         config->precision.reduce = MPT_F32; /* partial sums must not round where ranks meet */
     int half = config->precision.compute == MPT_F16 || config->precision.reduce == MPT_F16;

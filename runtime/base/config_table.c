@@ -10,7 +10,7 @@
 
 /* Words are stored as ints, also those of types that are not built: they need numbers of their own.
  */
-enum { DTYPE_TF32 = MPT_DTYPE_COUNT + 1, DTYPE_FP8 = MPT_DTYPE_COUNT + 2 };
+enum { DTYPE_FP8 = MPT_TF32 + 1 };
 
 static const mpt_config_word_t device_words[] = {
     {"auto", MPT_DEVICE_AUTO, 1}, {"cpu", MPT_DEVICE_CPU, 1}, {"cuda", MPT_DEVICE_CUDA, 0}, {0}};
@@ -31,7 +31,7 @@ static const mpt_config_word_t reproducible_words[] = {{"off", MPT_REPRODUCIBLE_
                                                        {"run", MPT_REPRODUCIBLE_RUN, 1},
                                                        {"world", MPT_REPRODUCIBLE_WORLD, 1},
                                                        {0}};
-static const mpt_config_word_t compute_words[] = {{"fp32", MPT_F32, 1},  {"tf32", DTYPE_TF32, 0},
+static const mpt_config_word_t compute_words[] = {{"fp32", MPT_F32, 1},  {"tf32", MPT_TF32, 1},
                                                   {"bf16", MPT_BF16, 1}, {"fp16", MPT_F16, 1},
                                                   {"fp8", DTYPE_FP8, 0}, {0}};
 static const mpt_config_word_t accumulate_words[] = {
@@ -129,7 +129,7 @@ static const mpt_config_row_t rows[] = {
      .help = "pieces of the batch that are summed in one fixed tree under `reproducible = world`: the most ranks that give the same bits"},
 
     {"precision", "compute", MPT_CONFIG_WORD, AT(precision.compute), "bf16", WORDS(compute_words),
-     .help = "type of working weights and activations"},
+     .help = "type of working weights and activations; `tf32`: FP32, rounded to TF32 where linear layers multiply"},
     {"precision", "accumulate", MPT_CONFIG_WORD, AT(precision.accumulate), "fp32",
      WORDS(accumulate_words), .help = "type in which gradients accumulate over micro-steps"},
     {"precision", "reduce", MPT_CONFIG_WORD, AT(precision.reduce), "auto", WORDS(reduce_words),

@@ -36,6 +36,15 @@ static inline uint16_t mpt_f32_to_bf16(float value)
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+/** FP32 rounded to TF32, to nearest even: 8 exponent and 10 fraction bits. NaNs become quiet. */
+static inline float mpt_round_tf32(float value)
+{
+    uint32_t bits = mpt_f32_bits(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return mpt_f32_from_bits(bits | 0x00400000u);
+    return mpt_f32_from_bits((bits + 0xfffu + ((bits >> 13) & 1u)) & ~0x1fffu);
+}
+
 static inline float mpt_bf16_to_f32(uint16_t bits)
 {
     return mpt_f32_from_bits((uint32_t)bits << 16);

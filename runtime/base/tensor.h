@@ -16,13 +16,18 @@ typedef enum mpt_dtype {
     MPT_BF16 = 1, /* 1 sign, 8 exponent, 7 fraction bits */
     MPT_F16 = 2,  /* IEEE 754 binary16 */
     MPT_F64 = 3,  /* the oracle's own type; no run uses it */
-    MPT_DTYPE_COUNT = 4
+    MPT_DTYPE_COUNT = 4, /* the types of memory end here */
+    MPT_TF32 = 5         /* a compute type only: FP32 in memory, rounded to 8 exponent and 10 fraction bits where linear layers multiply */
 } mpt_dtype_t;
 
-/** Bytes of one element: 4, 2, 2, 8. */
+/** Bytes of one element: 4, 2, 2, 8; of MPT_TF32 those of FP32. */
 size_t mpt_dtype_bytes(mpt_dtype_t dtype);
-/** "fp32", "bf16", "fp16", "fp64": the config's names. */
+/** "fp32", "bf16", "fp16", "fp64", "tf32": the config's names. */
 const char *mpt_dtype_name(mpt_dtype_t dtype);
+/** The type of this name; MPT_DTYPE_COUNT where there is none. */
+mpt_dtype_t mpt_dtype_named(const char *name);
+/** The type that arrays have in memory under compute type `dtype`: MPT_F32 under MPT_TF32, else itself. */
+mpt_dtype_t mpt_dtype_memory(mpt_dtype_t dtype);
 /** The type that statistics, accumulators and gradients have beside compute type `dtype`:
  *  MPT_F64 beside MPT_F64 (the oracle run wholly in FP64), else MPT_F32. "wide" in the kernels' contracts. */
 mpt_dtype_t mpt_dtype_wide(mpt_dtype_t dtype);

@@ -132,7 +132,8 @@ typedef struct mpt_gpt2_pack {
 
 typedef struct mpt_gpt2 {
     mpt_gpt2_shape_t shape;
-    mpt_dtype_t compute;
+    mpt_dtype_t compute; /* of memory */
+    mpt_dtype_t math;    /* compute type of linear layers: MPT_TF32, or the same */
     mpt_gpt2_recompute_t recompute;
     mpt_gpt2_hooks_t hooks; /* set by the owner; zero: none */
     mpt_kernels_t *kernels; /* borrowed */
@@ -158,7 +159,7 @@ typedef struct mpt_gpt2 {
 int64_t mpt_gpt2_loss_rows(const mpt_gpt2_shape_t *shape);
 /** The kernels' limits for this shape. Pure. */
 void mpt_gpt2_limits(const mpt_gpt2_shape_t *shape, mpt_dtype_t compute, mpt_kernels_limits_t *limits_p);
-/** Host memory for the pointer tables. @return MPT_OK; MPT_ERR_NO_MEMORY. */
+/** Host memory for the pointer tables. compute: MPT_TF32 as well. @return MPT_OK; MPT_ERR_NO_MEMORY. */
 mpt_status_t mpt_gpt2_create(mpt_gpt2_t *model, const mpt_gpt2_shape_t *shape, mpt_dtype_t compute,
                              mpt_gpt2_recompute_t recompute);
 /** Cut the activations from a private arena, counting or real. */

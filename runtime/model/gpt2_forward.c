@@ -126,7 +126,7 @@ static mpt_status_t head_logits(mpt_gpt2_t *model, int64_t row, int64_t rows)
         return status;
     return mpt_linear_forward(
         model->kernels,
-        &(mpt_linear_forward_t){.compute = model->compute,
+        &(mpt_linear_forward_t){.compute = model->math,
                                 .rows = rows,
                                 .in = model->shape.dim,
                                 .out = mpt_gpt2_vocab_padded(&model->shape),
@@ -144,7 +144,7 @@ static mpt_status_t head_backward(mpt_gpt2_t *model, int64_t row, int64_t rows)
     int64_t c = model->shape.dim, vp = mpt_gpt2_vocab_padded(&model->shape);
     mpt_status_t status = mpt_linear_backward_weight(
         model->kernels,
-        &(mpt_linear_backward_weight_t){.compute = model->compute,
+        &(mpt_linear_backward_weight_t){.compute = model->math,
                                         .rows = rows,
                                         .in = c,
                                         .out = vp,
@@ -156,7 +156,7 @@ static mpt_status_t head_backward(mpt_gpt2_t *model, int64_t row, int64_t rows)
         return status;
     return mpt_linear_backward_input(
         model->kernels,
-        &(mpt_linear_backward_input_t){.compute = model->compute,
+        &(mpt_linear_backward_input_t){.compute = model->math,
                                        .rows = rows,
                                        .in = c,
                                        .out = vp,

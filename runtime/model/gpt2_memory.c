@@ -33,7 +33,8 @@ mpt_status_t mpt_gpt2_create(mpt_gpt2_t *model, const mpt_gpt2_shape_t *shape, m
     size_t tensors = (size_t)mpt_gpt2_tensor_count(shape);
     memset(model, 0, sizeof *model);
     model->shape = *shape;
-    model->compute = compute;
+    model->compute = mpt_dtype_memory(compute);
+    model->math = compute;
     model->recompute = recompute;
     model->held = -1;
     model->loss_rows = mpt_gpt2_loss_rows(shape);

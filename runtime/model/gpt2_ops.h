@@ -41,7 +41,7 @@ static inline mpt_status_t gpt2_linear(mpt_gpt2_t *model, int w, int bias, int64
     if (status != MPT_OK)
         return status;
     return mpt_linear_forward(model->kernels,
-                              &(mpt_linear_forward_t){.compute = model->compute,
+                              &(mpt_linear_forward_t){.compute = model->math,
                                                       .rows = gpt2_rows(model),
                                                       .in = in,
                                                       .out = out,
@@ -63,7 +63,7 @@ static inline mpt_status_t gpt2_linear_backward(mpt_gpt2_t *model, int w, int bi
     int64_t rows = gpt2_rows(model);
     mpt_status_t status =
         mpt_linear_backward_weight(model->kernels,
-                                   &(mpt_linear_backward_weight_t){.compute = model->compute,
+                                   &(mpt_linear_backward_weight_t){.compute = model->math,
                                                                    .rows = rows,
                                                                    .in = in,
                                                                    .out = out,
@@ -77,7 +77,7 @@ static inline mpt_status_t gpt2_linear_backward(mpt_gpt2_t *model, int w, int bi
     if (status != MPT_OK)
         return status;
     return mpt_linear_backward_input(model->kernels,
-                                     &(mpt_linear_backward_input_t){.compute = model->compute,
+                                     &(mpt_linear_backward_input_t){.compute = model->math,
                                                                     .rows = rows,
                                                                     .in = in,
                                                                     .out = out,

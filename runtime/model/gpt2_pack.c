@@ -24,8 +24,8 @@ static void block_matrices(const mpt_gpt2_shape_t *shape, int64_t layer, matrix_
 static void cut_matrix(mpt_gpt2_t *model, const mpt_gpt2_packing_t *packing, const matrix_t *matrix, mpt_arena_t *arena)
 {
     mpt_gpt2_pack_t *pack = &model->packs[matrix->tensor];
-    const size_t forward = mpt_linear_pack_bytes(packing->ops, packing->isa, model->compute, matrix->out, matrix->in);
-    const size_t backward = mpt_linear_pack_bytes(packing->ops, packing->isa, model->compute, matrix->in, matrix->out);
+    const size_t forward = mpt_linear_pack_bytes(packing->ops, packing->isa, model->math, matrix->out, matrix->in);
+    const size_t backward = mpt_linear_pack_bytes(packing->ops, packing->isa, model->math, matrix->in, matrix->out);
     if (forward > 0)
         pack->forward = mpt_arena_cut(arena, MPT_USE_PACKED, forward);
     if (backward > 0 && packing->backward)
@@ -57,7 +57,7 @@ mpt_status_t mpt_gpt2_pack(mpt_gpt2_t *model, int tensor, int64_t in, int64_t ou
     mpt_gpt2_pack_t *pack = &model->packs[tensor];
     if (pack->fresh || (pack->forward == NULL && pack->backward == NULL))
         return MPT_OK;
-    const mpt_linear_pack_t call = {.compute = model->compute,
+    const mpt_linear_pack_t call = {.compute = model->math,
                                     .in = in,
                                     .out = out,
                                     .w = model->params[tensor],

@@ -22,10 +22,8 @@ static void missing_training_data_is_an_error(void **state)
 static void features_that_are_not_built_say_so(void **state)
 {
     static const char *const cases[][2] = {
-        {"precision.compute=tf32",
-         "--set: precision.compute = tf32: not built yet; use fp32, bf16 or fp16"},
         {"precision.compute=fp8",
-         "--set: precision.compute = fp8: not built yet; use fp32, bf16 or fp16"},
+         "--set: precision.compute = fp8: not built yet; use fp32, tf32, bf16 or fp16"},
         {"precision.accumulate=bf16",
          "--set: precision.accumulate = bf16: not built yet; use fp32"},
         {"comm.heartbeat_s=2", "--set: comm.heartbeat_s = 2: not built yet; use 1"},

@@ -78,11 +78,14 @@ static uint32_t next_random(uint32_t *state)
     return *state >> 8;
 }
 
+static const mpt_dtype_t computes[] = {MPT_F32, MPT_BF16, MPT_F16, MPT_TF32};
+#define COMPUTES (sizeof computes / sizeof *computes)
+
 static void *random_array(mpt_dtype_t dtype, int64_t count, uint32_t seed)
 {
     void *array = allocate((size_t)count * mpt_dtype_bytes(dtype));
     for (int64_t i = 0; i < count; i++)
-        mpt_store(array, dtype, i, next_random(&seed) * 0x1p-23 - 1);
+        mpt_store(array, mpt_dtype_memory(dtype), i, next_random(&seed) * 0x1p-23 - 1);
     return array;
 }
 
@@ -128,7 +131,15 @@ static int64_t b_index(const problem_t *p, int64_t j, int64_t k)
 
 static mpt_dtype_t out_dtype(const problem_t *p)
 {
-    return p->product == BACKWARD_INPUT ? p->compute : MPT_F32;
+    return p->product == BACKWARD_INPUT ? mpt_dtype_memory(p->compute) : MPT_F32;
+}
+
+/* An element as products see it. */
+static double operand(const problem_t *p, const void *array, int64_t index)
+{
+    if (p->compute == MPT_TF32)
+        return (double)mpt_round_tf32(((const float *)array)[index]);
+    return mpt_load(array, p->compute, index);
 }
 
 /* Logits for forward, so that what is compared was not rounded to 16 bits. packed: of the weights, or NULL. */
@@ -170,14 +181,14 @@ static void check_element(const problem_t *p, const void *out, int64_t i, int64_
 {
     double want = 0, magnitude = 0;
     for (int64_t k = 0; k < p->k; k++) {
-        double product = mpt_load(p->a, p->compute, a_index(p, i, k)) *
-                         mpt_load(p->b, p->compute, b_index(p, j, k));
+        double product = operand(p, p->a, a_index(p, i, k)) * operand(p, p->b, b_index(p, j, k));
         want += product;
         magnitude += fabs(product);
     }
     double got = mpt_load(out, out_dtype(p), i * p->n + j);
     double unit = out_dtype(p) == MPT_BF16 ? 0x1p-8 : out_dtype(p) == MPT_F16 ? 0x1p-11 : 0x1p-24;
-    double slack = (p->compute == MPT_F16 ? 0x1p-18 : 0x1p-20) * magnitude + unit * fabs(want);
+    int two_terms = p->compute == MPT_F16 || p->compute == MPT_TF32; /* on tiles */
+    double slack = (two_terms ? 0x1p-18 : 0x1p-20) * magnitude + unit * fabs(want);
     if (!(fabs(got - want) <= slack))
         fail_msg(
             "product %d in %s, %lld x %lld x %lld: element %lld,%lld is %.9g, not %.9g within %.3g",
@@ -250,8 +261,8 @@ static void *run(const problem_t *p, mpt_isa_t isa, int threads, float *sums)
 
 static void for_each_level_and_type(product_t product, int64_t rows, int64_t in, int64_t out)
 {
-    for (int compute = MPT_F32; compute <= MPT_F16; compute++) {
-        problem_t p = make_problem(product, (mpt_dtype_t)compute, rows, in, out);
+    for (size_t c = 0; c < COMPUTES; c++) {
+        problem_t p = make_problem(product, computes[c], rows, in, out);
         for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
             void *got = run(&p, (mpt_isa_t)isa, 1 + isa % 2, NULL);
             check_samples(&p, got);
@@ -294,9 +305,9 @@ static void any_number_of_threads_gives_the_same_bits(void **state)
     (void)state;
     const int threads[] = {2, 3, 4, 7, 16};
     for (int product = 0; product < PRODUCTS; product++)
-        for (int compute = MPT_F32; compute <= MPT_F16; compute++)
+        for (size_t c = 0; c < COMPUTES; c++)
             for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
-                problem_t p = make_problem((product_t)product, (mpt_dtype_t)compute, 301, 270, 290);
+                problem_t p = make_problem((product_t)product, computes[c], 301, 270, 290);
                 size_t bytes = (size_t)(p.m * p.n) * mpt_dtype_bytes(out_dtype(&p));
                 float first_sums[290] = {0};
                 void *first = run(&p, (mpt_isa_t)isa, 1, first_sums);
@@ -316,9 +327,9 @@ static void any_number_of_threads_gives_the_same_bits(void **state)
 static void bias_gradients_are_the_sums_over_all_rows(void **state)
 {
     (void)state;
-    for (int compute = MPT_F32; compute <= MPT_F16; compute++)
+    for (size_t c = 0; c < COMPUTES; c++)
         for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
-            problem_t p = make_problem(BACKWARD_WEIGHT, (mpt_dtype_t)compute, 9001, 700, 33);
+            problem_t p = make_problem(BACKWARD_WEIGHT, computes[c], 9001, 700, 33);
             float sums[33];
             for (int i = 0; i < 33; i++)
                 sums[i] = 2;
@@ -326,8 +337,8 @@ static void bias_gradients_are_the_sums_over_all_rows(void **state)
             for (int i = 0; i < 33; i++) {
                 double want = 2, magnitude = 2;
                 for (int64_t row = 0; row < p.rows; row++) {
-                    want += mpt_load(p.a, p.compute, row * p.out + i);
-                    magnitude += fabs(mpt_load(p.a, p.compute, row * p.out + i));
+                    want += mpt_load(p.a, mpt_dtype_memory(p.compute), row * p.out + i);
+                    magnitude += fabs(mpt_load(p.a, mpt_dtype_memory(p.compute), row * p.out + i));
                 }
                 assert_true(fabs(sums[i] - want) <= 0x1p-20 * magnitude);
             }
@@ -356,6 +367,36 @@ static void weight_gradients_add_to_what_is_there(void **state)
         free(twice);
         free_problem(&p);
     }
+}
+
+/* ---- TF32 --------------------------------------------------------------------------------------------- */
+
+/* One product of one number with one: what the operand became. Below 2^-126 tiles see zero. */
+static void tf32_operands_are_rounded_to_nearest_even(void **state)
+{
+    static const float values[] = {
+        1.0f, -1.0f, 0x1.002p0f, 0x1.006p0f, 0x1.001p0f, 0x1.003p0f, -0x1.0020002p0f, 0x1.ffep5f,
+        0x1.fffp5f, 0x1.ffcp127f, 0x1.ff8p127f, 0x1.fep127f, -0x1.ffcp127f, 0x1.fffffep127f,
+        0x1.23456p-100f, 3.14159265f, 0.0f, INFINITY, -INFINITY, NAN};
+    enum { COUNT = sizeof values / sizeof *values };
+    (void)state;
+    float x[COUNT], one = 1, y[COUNT];
+    memcpy(x, values, sizeof x);
+    mpt_kernels_limits_t limits = limits_for(MPT_TF32, COUNT, 1, 1);
+    for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
+        rig_t rig;
+        rig_open(&rig, (mpt_isa_t)isa, 1, &limits);
+        mpt_linear_forward_t f = {.compute = MPT_TF32, .rows = COUNT, .in = 1, .out = 1, .x = x,
+                                  .w = &one, .y = y, .y_dtype = MPT_F32};
+        assert_int_equal(mpt_linear_forward(&rig.k, &f, NULL), MPT_OK);
+        rig_close(&rig);
+        for (int i = 0; i < COUNT; i++) {
+            float want = mpt_round_tf32(values[i]);
+            assert_true(isfinite(want) ? y[i] == want : !isfinite(y[i]));
+        }
+    }
+    assert_true(mpt_round_tf32(0x1.001p0f) == 1.0f && mpt_round_tf32(0x1.003p0f) == 0x1.004p0f);
+    assert_true(mpt_round_tf32(0x1.002p0f) == 1.0f && mpt_round_tf32(0x1.006p0f) == 0x1.008p0f);
 }
 
 /* ---- GELU ------------------------------------------------------------------------------------------ */
@@ -550,6 +591,7 @@ int main(void)
         cmocka_unit_test(any_number_of_threads_gives_the_same_bits),
         cmocka_unit_test(bias_gradients_are_the_sums_over_all_rows),
         cmocka_unit_test(weight_gradients_add_to_what_is_there),
+        cmocka_unit_test(tf32_operands_are_rounded_to_nearest_even),
         cmocka_unit_test(gelu_is_accurate_over_its_whole_range),
         cmocka_unit_test(gelu_of_huge_and_special_numbers_is_what_the_formula_says),
         cmocka_unit_test(fp16_products_keep_all_eleven_bits),

@@ -52,6 +52,15 @@ static void fp32_and_fp64_compute_in_themselves(void **state)
     }
 }
 
+/* What linear layers multiply is TF32; all else is FP32, in memory as well. */
+static void tf32_is_of_products_alone(void **state)
+{
+    (void)state;
+    for (int op = 0; op < MPT_OP_COUNT; op++)
+        check_row((mpt_op_t)op, MPT_TF32,
+                  (mpt_op_precision_t){MPT_F32, op == MPT_OP_LINEAR ? MPT_TF32 : MPT_F32, MPT_F32, MPT_F32, MPT_F32});
+}
+
 /* Nothing that is summed, and no parameter's gradient, is narrower than FP32. */
 static void no_sum_is_narrower_than_fp32(void **state)
 {
@@ -69,6 +78,7 @@ int main(void)
         cmocka_unit_test(operations_have_distinct_names),
         cmocka_unit_test(sixteen_bits_multiply_and_fp32_adds),
         cmocka_unit_test(fp32_and_fp64_compute_in_themselves),
+        cmocka_unit_test(tf32_is_of_products_alone),
         cmocka_unit_test(no_sum_is_narrower_than_fp32),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -55,11 +55,11 @@ static void check_compute(const char *compute)
 
 static void same_bits_from_any_threads_and_run_to_run_on_every_level(void **state)
 {
-    static const char *const computes[] = {"fp32", "bf16", "fp16"};
+    static const char *const computes[] = {"fp32", "bf16", "fp16", "tf32"};
     (void)state;
     for (int isa = (int)LOWEST_LEVEL; isa <= (int)mpt_isa_detect(); isa++) {
         setenv("MPT_ISA", mpt_isa_name((mpt_isa_t)isa), 1);
-        for (int c = 0; c < 3; c++)
+        for (int c = 0; c < 4; c++)
             check_compute(computes[c]);
     }
     unsetenv("MPT_ISA");

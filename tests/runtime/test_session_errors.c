@@ -47,7 +47,7 @@ static void mistakes_in_the_config_are_one_line_from_one_rank(void **state)
     expect_refusal("train.steps=many", MPT_ERR_CONFIG, "train.steps");
     expect_refusal("train.lr=-1", MPT_ERR_CONFIG, "train.lr");
     expect_refusal("train.global_batch=18", MPT_ERR_CONFIG, "global_batch");
-    expect_refusal("precision.compute=tf32", MPT_ERR_CONFIG, "not built");
+    expect_refusal("precision.compute=fp8", MPT_ERR_CONFIG, "not built");
     expect_refusal("device=cuda", MPT_ERR_CONFIG, "no CUDA backend");
     expect_refusal("model.heads=5", MPT_ERR_CONFIG, "model.heads");
 }

@@ -25,15 +25,15 @@ static double final_loss(const char *compute, int *skips_p)
     return loss;
 }
 
-static void sixteen_bit_runs_track_the_fp32_run(void **state)
+static void narrower_runs_track_the_fp32_run(void **state)
 {
     int skips;
     double fp32 = final_loss("fp32", &skips);
     (void)state;
     assert_int_equal(skips, 0);
     assert_true(fp32 < 3.0); /* from 5.5: it has learnt something to lose */
-    static const char *const computes[] = {"bf16", "fp16"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const computes[] = {"bf16", "fp16", "tf32"};
+    for (int i = 0; i < 3; i++) {
         double loss = final_loss(computes[i], &skips);
         print_message("validation loss after 300 steps: fp32 %.4f, %s %.4f (%+.2f %%), %d skips\n", fp32,
                       computes[i], loss, 100.0 * (loss / fp32 - 1.0), skips);
@@ -183,7 +183,7 @@ static void more_micro_steps_do_not_cost_scaled_gradients_their_bits(void **stat
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sixteen_bit_runs_track_the_fp32_run),
+        cmocka_unit_test(narrower_runs_track_the_fp32_run),
         cmocka_unit_test(fp16_loses_gradients_without_a_scale_and_none_with_one),
         cmocka_unit_test(more_micro_steps_do_not_cost_scaled_gradients_their_bits),
     };

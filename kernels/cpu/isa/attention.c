@@ -139,7 +139,7 @@ size_t cpu_attention_scratch_bytes(int threads, const mpt_kernels_limits_t *limi
     size_t bytes[2];
     for (int backward = 0; backward < 2; backward++) {
         const attention_shape_t shape = attention_shape_init(
-            limits->compute, limits->batch, limits->seq, limits->heads, limits->head_dim, backward);
+            mpt_dtype_memory(limits->compute), limits->batch, limits->seq, limits->heads, limits->head_dim, backward);
         bytes[backward] =
             backward ? attention_backward_scratch(&shape) : attention_forward_scratch(&shape);
     }

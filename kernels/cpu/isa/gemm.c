@@ -1,6 +1,9 @@
+#include <assert.h>
+
 #include "gemm_plan.h"
 #include "log.h"
 #include "pool.h"
+#include "vec.h"
 
 #define PACK_STRIPS 8 /* of B in one packing task */
 #define PACK_DEPTH 32 /* indices of the contraction packed at once where lines lie across */
@@ -104,6 +107,23 @@ static char *panel_of_a(const block_t *b, int64_t i, int64_t k, int64_t k_count)
     return b->a + panel_at(kernel, gemm_round_up(b->m_count, kernel->mr), before, k_count, i);
 }
 
+/* Rows of A that lie across, in FP32: sums[i] += over [k0, k0 + k_count) of line first + i, for a vector's lines at most. */
+static void add_lines(const gemm_operand_t *op, int64_t first, int lines, int64_t k0, int64_t k_count, float *sums)
+{
+    vec_t total = {0};
+    for (int64_t k = k0; k < k0 + k_count; k++)
+        total += vec_load_f32((const float *)op->data + k * op->ld + first, lines);
+    vec_store_f32(sums, lines, vec_load_f32(sums, lines) + total);
+}
+
+static void add_unpacked_rows(const block_t *b, int64_t k0, int64_t k_count)
+{
+    const gemm_t *g = b->r->g;
+    assert(g->a.dtype == MPT_F32 && !g->a.k_contiguous);
+    for (int64_t i = 0; i < b->m_count; i += VEC_LANES)
+        add_lines(&g->a, b->m0 + i, (int)gemm_min(VEC_LANES, b->m_count - i), k0, k_count, g->row_sums + b->m0 + i);
+}
+
 /* The tasks at the left edge see every row of A once: they add up its rows. */
 static void add_row_sums(const block_t *b, int64_t k, int64_t k_count)
 {
@@ -111,6 +131,10 @@ static void add_row_sums(const block_t *b, int64_t k, int64_t k_count)
     const gemm_kernel_t *kernel = b->r->plan.kernel;
     if (!g->row_sums || b->n0 > 0)
         return;
+    if (!kernel->add_row_sums) {
+        add_unpacked_rows(b, b->r->k0 + k, k_count);
+        return;
+    }
     for (int64_t i = 0; i < b->m_count; i += kernel->mr)
         kernel->add_row_sums(panel_of_a(b, i, k, k_count), gemm_ceil(k_count, kernel->k_step),
                              g->row_sums + b->m0 + i, (int)gemm_min(kernel->mr, b->m_count - i));
@@ -310,7 +334,7 @@ static void run_round(round_t *r, mpt_pool_t *pool)
 mpt_status_t gemm_run(mpt_kernels_t *k, const gemm_t *g)
 {
     mpt_pool_t *pool = k->device->pool;
-    const gemm_kernel_t *kernel = gemm_kernel_for(g->out.compute);
+    const gemm_kernel_t *kernel = gemm_kernel_for(g->math);
     round_t r = {.g = g, .scratch = k->scratch};
     r.b = (packed_t){.kernel = kernel, .at = (char *)g->packed_b, .n_count = g->b.count};
     if (kernel->multiply_storing)
@@ -332,22 +356,22 @@ mpt_status_t gemm_run(mpt_kernels_t *k, const gemm_t *g)
     return MPT_OK;
 }
 
-size_t gemm_scratch_bytes(mpt_dtype_t compute, int threads, int64_t m, int64_t n, int64_t k,
+size_t gemm_scratch_bytes(mpt_dtype_t math, int threads, int64_t m, int64_t n, int64_t k,
                           int adds)
 {
-    return gemm_plan_bound(gemm_kernel_for(compute), threads, m, n, k, adds);
+    return gemm_plan_bound(gemm_kernel_for(math), threads, m, n, k, adds);
 }
 
-void gemm_pack(mpt_pool_t *pool, mpt_dtype_t compute, const gemm_operand_t *b, int64_t k, void *to)
+void gemm_pack(mpt_pool_t *pool, mpt_dtype_t math, const gemm_operand_t *b, int64_t k, void *to)
 {
-    const gemm_kernel_t *kernel = gemm_kernel_for(compute);
+    const gemm_kernel_t *kernel = gemm_kernel_for(math);
     packed_t packed = {.kernel = kernel, .from = b, .at = to, .kc = gemm_slice_length(kernel, k),
                        .n_count = b->count, .k_count = k};
     pack_b(pool, &packed);
 }
 
-size_t gemm_packed_bytes(mpt_dtype_t compute, int64_t n, int64_t k)
+size_t gemm_packed_bytes(mpt_dtype_t math, int64_t n, int64_t k)
 {
-    const gemm_kernel_t *kernel = gemm_kernel_for(compute);
+    const gemm_kernel_t *kernel = gemm_kernel_for(math);
     return (size_t)gemm_panel_bytes(kernel, gemm_round_up(n, kernel->nr), k);
 }

@@ -56,6 +56,7 @@ typedef struct gemm_output {
 } gemm_output_t;
 
 typedef struct gemm {
+    mpt_dtype_t math; /* how operands are multiplied: out.compute, or MPT_TF32 with F32 */
     int64_t k;
     gemm_operand_t a, b;
     const void *packed_b; /* b by gemm_pack; NULL: pack it */
@@ -69,14 +70,14 @@ typedef struct gemm {
  */
 mpt_status_t gemm_run(mpt_kernels_t *k, const gemm_t *g);
 
-/** Pack `b`, whole, over a contraction of k, for products in `compute`. to: gemm_packed_bytes(compute, b->count, k), aligned to 64. */
-void gemm_pack(mpt_pool_t *pool, mpt_dtype_t compute, const gemm_operand_t *b, int64_t k, void *to);
+/** Pack `b`, whole, over a contraction of k, for products in `math`. to: gemm_packed_bytes(math, b->count, k), aligned to 64. */
+void gemm_pack(mpt_pool_t *pool, mpt_dtype_t math, const gemm_operand_t *b, int64_t k, void *to);
 
 /** Bytes of an n x k operand B by gemm_pack. Pure. */
-size_t gemm_packed_bytes(mpt_dtype_t compute, int64_t n, int64_t k);
+size_t gemm_packed_bytes(mpt_dtype_t math, int64_t n, int64_t k);
 
-/** Scratch that suffices for every product of at most m x n x k in `compute`; `adds`: that finishes with GEMM_ADD. Pure. */
-size_t gemm_scratch_bytes(mpt_dtype_t compute, int threads, int64_t m, int64_t n, int64_t k,
+/** Scratch that suffices for every product of at most m x n x k in `math`; `adds`: that finishes with GEMM_ADD. Pure. */
+size_t gemm_scratch_bytes(mpt_dtype_t math, int threads, int64_t m, int64_t n, int64_t k,
                           int adds);
 
 #endif

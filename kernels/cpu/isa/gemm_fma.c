@@ -14,6 +14,14 @@
 #define VECTORS 3
 #define NR (VECTORS * VEC_LANES)
 
+/* MPT_TF32: FP32, rounded. */
+VEC_INLINE vec_t load_as(const void *array, mpt_dtype_t dtype, int64_t at, int lanes)
+{
+    if (dtype == MPT_TF32)
+        return pack_round_tf32(vec_load(array, MPT_F32, at, lanes));
+    return vec_load(array, dtype, at, lanes);
+}
+
 /* Lines lie across: each index of the contraction is one short run in memory. */
 VEC_INLINE void pack_across(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
                             float *panel, int width, mpt_dtype_t dtype)
@@ -25,9 +33,9 @@ VEC_INLINE void pack_across(const gemm_operand_t *op, int64_t first, int64_t k0,
         for (int j = 0; j < width; j += step) {
             vec_t v = {0};
             if (j + step <= lines)
-                v = vec_load(op->data, dtype, at + j, step);
+                v = load_as(op->data, dtype, at + j, step);
             else if (j < lines)
-                v = vec_load(op->data, dtype, at + j, lines - j);
+                v = load_as(op->data, dtype, at + j, lines - j);
             vec_store_f32(panel + j, step, v);
         }
     }
@@ -40,8 +48,8 @@ VEC_INLINE void pack_square(const gemm_operand_t *op, int64_t line, int lines, i
     vec_u32_t rows[VEC_LANES] = {{0}};
     for (int i = 0; i < lines; i++) {
         const int64_t at = (line + i) * op->ld + k;
-        rows[i] = (vec_u32_t)(depth == VEC_LANES ? vec_load(op->data, dtype, at, VEC_LANES)
-                                                 : vec_load(op->data, dtype, at, depth));
+        rows[i] = (vec_u32_t)(depth == VEC_LANES ? load_as(op->data, dtype, at, VEC_LANES)
+                                                 : load_as(op->data, dtype, at, depth));
     }
     pack_transpose(rows, width);
     if (width == pitch)
@@ -97,6 +105,16 @@ static void pack_a(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t 
 static void pack_b(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count, void *panel)
 {
     pack_any(op, first, k0, count, panel, NR);
+}
+
+static void pack_a_tf32(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count, void *panel)
+{
+    pack_panel(op, first, k0, count, panel, MR, MPT_TF32);
+}
+
+static void pack_b_tf32(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count, void *panel)
+{
+    pack_panel(op, first, k0, count, panel, NR, MPT_TF32);
 }
 
 /* Subtracting zero, unlike adding it, leaves every value as it is and costs nothing. */
@@ -156,4 +174,15 @@ const gemm_kernel_t gemm_fma_kernel = {
     .pack_b = pack_b,
     .multiply = multiply,
     .add_row_sums = add_row_sums,
+};
+
+const gemm_kernel_t gemm_fma_tf32_kernel = {
+    .mr = MR,
+    .nr = NR,
+    .k_step = 1,
+    .unit_bytes = 4,
+    .kc = 192,
+    .pack_a = pack_a_tf32,
+    .pack_b = pack_b_tf32,
+    .multiply = multiply,
 };

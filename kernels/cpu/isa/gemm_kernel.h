@@ -11,9 +11,11 @@
 #include "gemm_store.h"
 
 #define gemm_fma_kernel MPT_LEVEL_NAME(mpt_cpu_gemm_fma_kernel)
+#define gemm_fma_tf32_kernel MPT_LEVEL_NAME(mpt_cpu_gemm_fma_tf32_kernel)
 #define gemm_dot_kernel MPT_LEVEL_NAME(mpt_cpu_gemm_dot_kernel)
 #define gemm_tile_bf16_kernel MPT_LEVEL_NAME(mpt_cpu_gemm_tile_bf16_kernel)
 #define gemm_tile_f16_kernel MPT_LEVEL_NAME(mpt_cpu_gemm_tile_f16_kernel)
+#define gemm_tile_tf32_kernel MPT_LEVEL_NAME(mpt_cpu_gemm_tile_tf32_kernel)
 
 /* Pack `count` indices of the contraction from k0 on, of the lines from `first` on. */
 typedef void (*gemm_pack_t)(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
@@ -31,31 +33,34 @@ typedef struct gemm_kernel {
     gemm_multiply_t multiply; /* stores no rows */
     /* The same, storing rows of an earlier tile meanwhile, by variant of the output. NULL: none. */
     const gemm_multiply_t *multiply_storing;
-    /* sums[i] += the sum of row i of a packed panel of A, for i < rows. */
+    /* sums[i] += the sum of row i of a packed panel of A, for i < rows. NULL: packing rounds, add up what was packed. */
     void (*add_row_sums)(const void *a, int64_t steps, float *sums, int rows);
     void (*begin)(void); /* around a task, on its thread; NULL: nothing to do */
     void (*end)(void);
 } gemm_kernel_t;
 
 extern const gemm_kernel_t gemm_fma_kernel;       /* any type, widened to FP32; every level */
+extern const gemm_kernel_t gemm_fma_tf32_kernel;  /* FP32 rounded to TF32 while packing; every level */
 extern const gemm_kernel_t gemm_dot_kernel;       /* BF16; avx512_bf16 */
 extern const gemm_kernel_t gemm_tile_bf16_kernel; /* BF16; amx */
 extern const gemm_kernel_t gemm_tile_f16_kernel;  /* F16 as two BF16 terms; amx */
+extern const gemm_kernel_t gemm_tile_tf32_kernel; /* FP32 rounded to TF32, as two BF16 terms; amx */
 
-/** The kernel for a compute type at this level. */
-static inline const gemm_kernel_t *gemm_kernel_for(mpt_dtype_t compute)
+/** The kernel for products in `math` at this level. */
+static inline const gemm_kernel_t *gemm_kernel_for(mpt_dtype_t math)
 {
 #if defined(MPT_LEVEL_AMX)
-    if (compute == MPT_F16)
+    if (math == MPT_F16)
         return &gemm_tile_f16_kernel;
-    if (compute == MPT_BF16)
+    if (math == MPT_BF16)
         return &gemm_tile_bf16_kernel;
+    if (math == MPT_TF32)
+        return &gemm_tile_tf32_kernel;
 #elif defined(MPT_LEVEL_AVX512_BF16)
-    if (compute == MPT_BF16)
+    if (math == MPT_BF16)
         return &gemm_dot_kernel;
 #endif
-    (void)compute;
-    return &gemm_fma_kernel;
+    return math == MPT_TF32 ? &gemm_fma_tf32_kernel : &gemm_fma_kernel;
 }
 
 #endif

@@ -13,6 +13,9 @@
  * sign, and neither term is ever denormal in BF16. A step of a panel is then two tiles of hi and two of lo, and
  * a product hi hi + hi lo + lo hi; lo lo, below 2^-18 of it, is left out. An infinity has lo = 0, so
  * that infinity times a number can come out NaN instead of infinity: not finite either way.
+ *
+ * TF32 has as many significant bits as FP16 and splits the same way, out of FP32 in memory. Its exponents are BF16's: the high
+ * term of what would round to infinity is the largest number instead, and low terms below 2^-126 count as zero.
  */
 #define MR 32
 #define NR 32
@@ -70,6 +73,59 @@ VEC_INLINE void split_words(vec_u32_t words, vec_u32_t *hi_p, vec_u32_t *lo_p)
                                            _mm512_maskz_mov_ps(left_finite, left_lo));
 }
 
+/* FP32 values as TF32, in two terms of which the lower halves are zero. */
+VEC_INLINE void split_tf32(vec_t value, vec_u32_t *hi_p, vec_u32_t *lo_p)
+{
+    const vec_t x = pack_round_tf32(value);
+    const vec_u32_t bits = (vec_u32_t)x, largest = vec_set_u32(0x7f7f0000u);
+    const vec_u32_t magnitude = bits & 0x7fffffffu;
+    const vec_u32_t nearest = (magnitude + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+    const vec_i32_t finite = (vec_i32_t)magnitude < 0x7f800000;
+    const vec_u32_t bounded = vec_select_u32((vec_i32_t)nearest < 0x7f800000, nearest, largest);
+    *hi_p = vec_select_u32(finite, bounded, magnitude) | (bits & 0x80000000u);
+    *lo_p = vec_select_u32(finite, (vec_u32_t)(x - (vec_t)*hi_p), vec_set_u32(0));
+}
+
+/* 16 elements of a line along the contraction, or of 16 lines across it; zeros past the edges. */
+VEC_INLINE vec_t tf32_load(const gemm_operand_t *op, int64_t line, int64_t k, int lines, int depth)
+{
+    const float *at = (const float *)op->data + (op->k_contiguous ? line * op->ld + k : k * op->ld + line);
+    const int count = pack_min(op->k_contiguous ? depth : lines, PAIRS);
+    return lines <= 0 || depth <= 0 ? (vec_t){0} : vec_load_f32(at, count);
+}
+
+/* Word i of the square's own order: line i, or pair i of all lines. */
+VEC_INLINE void tf32_row(const gemm_operand_t *op, int64_t first, int64_t k, int depth, int i, vec_u32_t *hi_p,
+                         vec_u32_t *lo_p)
+{
+    const int along = op->k_contiguous, lines = pack_min(op->count - first, PAIRS);
+    const int64_t second = along ? k + PAIRS : k + 2 * i + 1;
+    vec_u32_t hi[2], lo[2];
+    if (along) {
+        split_tf32(tf32_load(op, first + i, k, lines - i, depth), &hi[0], &lo[0]);
+        split_tf32(tf32_load(op, first + i, second, lines - i, depth - PAIRS), &hi[1], &lo[1]);
+        *hi_p = (vec_u32_t)_mm512_cvtne2ps_pbh((__m512)hi[1], (__m512)hi[0]);
+        *lo_p = (vec_u32_t)_mm512_cvtne2ps_pbh((__m512)lo[1], (__m512)lo[0]);
+        return;
+    }
+    split_tf32(tf32_load(op, first, k + 2 * i, lines, depth - 2 * i), &hi[0], &lo[0]);
+    split_tf32(tf32_load(op, first, second, lines, depth - 2 * i - 1), &hi[1], &lo[1]);
+    *hi_p = hi[0] >> 16 | hi[1];
+    *lo_p = lo[0] >> 16 | lo[1];
+}
+
+/* A square of 16 lines by 32 indices in two terms, as pairs_square gives the words of 16-bit elements. */
+VEC_INLINE void tf32_squares(const gemm_operand_t *op, int64_t first, int64_t k, int depth, int by_line,
+                             vec_u32_t hi[PAIRS], vec_u32_t lo[PAIRS])
+{
+    for (int i = 0; i < PAIRS; i++)
+        tf32_row(op, first, k, depth, i, &hi[i], &lo[i]);
+    if (op->k_contiguous == by_line)
+        return;
+    pack_transpose(hi, PAIRS);
+    pack_transpose(lo, PAIRS);
+}
+
 VEC_INLINE void write_split(char *to, const vec_u32_t square[PAIRS])
 {
     for (int i = 0; i < PAIRS; i++) {
@@ -80,43 +136,66 @@ VEC_INLINE void write_split(char *to, const vec_u32_t square[PAIRS])
     }
 }
 
-VEC_INLINE void pack_panel(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
-                           char *panel, int by_line, int split)
+VEC_INLINE void pack_half(const gemm_operand_t *op, int64_t first, int64_t k, int depth, char *to,
+                          int by_line, mpt_dtype_t math)
 {
-    for (int64_t k = 0; k < count; k += PAIRS_DEPTH, panel += STEP_BYTES << split)
-        for (int half = 0; half < 2; half++) {
-            vec_u32_t square[PAIRS];
-            pairs_square(op, first + half * PAIRS, k0 + k, pack_min(count - k, PAIRS_DEPTH),
-                         by_line, square);
-            if (split)
-                write_split(panel + half * TILE_BYTES, square);
-            else
-                write_tile(panel + half * TILE_BYTES, square);
-        }
+    vec_u32_t square[PAIRS], rest[PAIRS];
+    if (math == MPT_TF32) {
+        tf32_squares(op, first, k, depth, by_line, square, rest);
+        write_tile(to, square);
+        write_tile(to + STEP_BYTES, rest);
+        return;
+    }
+    pairs_square(op, first, k, depth, by_line, square);
+    if (math == MPT_F16)
+        write_split(to, square);
+    else
+        write_tile(to, square);
+}
+
+VEC_INLINE void pack_panel(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
+                           char *panel, int by_line, mpt_dtype_t math)
+{
+    for (int64_t k = 0; k < count; k += PAIRS_DEPTH, panel += STEP_BYTES << (math != MPT_BF16))
+        for (int half = 0; half < 2; half++)
+            pack_half(op, first + half * PAIRS, k0 + k, pack_min(count - k, PAIRS_DEPTH),
+                      panel + half * TILE_BYTES, by_line, math);
 }
 
 static void pack_a_bf16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
                         void *panel)
 {
-    pack_panel(op, first, k0, count, panel, 1, 0);
+    pack_panel(op, first, k0, count, panel, 1, MPT_BF16);
 }
 
 static void pack_b_bf16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
                         void *panel)
 {
-    pack_panel(op, first, k0, count, panel, 0, 0);
+    pack_panel(op, first, k0, count, panel, 0, MPT_BF16);
 }
 
 static void pack_a_f16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
                        void *panel)
 {
-    pack_panel(op, first, k0, count, panel, 1, 1);
+    pack_panel(op, first, k0, count, panel, 1, MPT_F16);
 }
 
 static void pack_b_f16(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
                        void *panel)
 {
-    pack_panel(op, first, k0, count, panel, 0, 1);
+    pack_panel(op, first, k0, count, panel, 0, MPT_F16);
+}
+
+static void pack_a_tf32(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
+                        void *panel)
+{
+    pack_panel(op, first, k0, count, panel, 1, MPT_TF32);
+}
+
+static void pack_b_tf32(const gemm_operand_t *op, int64_t first, int64_t k0, int64_t count,
+                        void *panel)
+{
+    pack_panel(op, first, k0, count, panel, 0, MPT_TF32);
 }
 
 /* ---- products ---------------------------------------------------------------------------------- *
@@ -197,13 +276,16 @@ VEC_INLINE void store_pair(void *array, mpt_dtype_t dtype, int64_t at, vec_t v[2
 }
 
 /* What the same row of the tile to the right will read: past the last column it is the next row, no harm. */
-VEC_INLINE void fetch_operand(const gemm_output_t *out, int64_t at, gemm_variant_t variant)
+VEC_INLINE void fetch_operand(const gemm_output_t *out, int64_t at, gemm_variant_t variant, mpt_dtype_t compute)
 {
     if (variant == GEMM_VARIANT_ADD) {
         __builtin_prefetch((const float *)out->data + at + NR, 0, 2);
         __builtin_prefetch((const float *)out->data + at + NR + PAIRS, 0, 2);
     } else if (variant == GEMM_VARIANT_SLOPE) {
-        __builtin_prefetch((const uint16_t *)out->slope_at + at + NR, 0, 2);
+        const char *next = (const char *)out->slope_at + (at + NR) * (int64_t)mpt_dtype_bytes(compute);
+        __builtin_prefetch(next, 0, 2);
+        if (compute == MPT_F32)
+            __builtin_prefetch(next + LINE, 0, 2);
     }
 }
 
@@ -214,7 +296,7 @@ VEC_INLINE void store_row(const gemm_rows_t *rows, const gemm_output_t *out, con
     const float *c = rows->tile + i * NR;
     const int64_t at = (rows->row + i) * out->ld + rows->column;
     vec_t v[2];
-    fetch_operand(out, at, variant);
+    fetch_operand(out, at, variant, compute);
     for (int j = 0; j < 2; j++)
         v[j] = gemm_finish_vector(out, vec_load_f32(c + j * PAIRS, PAIRS), bias[j], at + j * PAIRS,
                                   PAIRS, variant, compute);
@@ -245,7 +327,7 @@ VEC_INLINE void multiply(const char *a, const char *b, int64_t steps, float *c, 
                          const gemm_aside_t *aside, int storing, gemm_variant_t variant,
                          mpt_dtype_t compute)
 {
-    const int split = compute == MPT_F16;
+    const int split = compute != MPT_BF16; /* F32 in memory: TF32 here */
     const gemm_rows_t rows = aside->rows;
     const gemm_output_t out = storing ? *rows.out : (gemm_output_t){0};
     const vec_t bias[2] = {
@@ -294,6 +376,12 @@ DEFINE_MULTIPLY_STORING(multiply_f16_gelu, GEMM_VARIANT_GELU, MPT_F16)
 DEFINE_MULTIPLY_STORING(multiply_f16_slope, GEMM_VARIANT_SLOPE, MPT_F16)
 DEFINE_MULTIPLY_STORING(multiply_f16_add, GEMM_VARIANT_ADD, MPT_F16)
 
+DEFINE_MULTIPLY(multiply_tf32, MPT_F32)
+DEFINE_MULTIPLY_STORING(multiply_tf32_store, GEMM_VARIANT_STORE, MPT_F32)
+DEFINE_MULTIPLY_STORING(multiply_tf32_gelu, GEMM_VARIANT_GELU, MPT_F32)
+DEFINE_MULTIPLY_STORING(multiply_tf32_slope, GEMM_VARIANT_SLOPE, MPT_F32)
+DEFINE_MULTIPLY_STORING(multiply_tf32_add, GEMM_VARIANT_ADD, MPT_F32)
+
 static const gemm_multiply_t storing_bf16[GEMM_VARIANTS] = {
     multiply_bf16_store, multiply_bf16_widen, multiply_bf16_gelu,
     multiply_bf16_slope, multiply_bf16_add,
@@ -301,6 +389,11 @@ static const gemm_multiply_t storing_bf16[GEMM_VARIANTS] = {
 
 static const gemm_multiply_t storing_f16[GEMM_VARIANTS] = {
     multiply_f16_store, multiply_f16_widen, multiply_f16_gelu, multiply_f16_slope, multiply_f16_add,
+};
+
+static const gemm_multiply_t storing_tf32[GEMM_VARIANTS] = {
+    multiply_tf32_store, multiply_tf32_store, multiply_tf32_gelu,
+    multiply_tf32_slope, multiply_tf32_add, /* FP32 is as wide as it gets */
 };
 
 /* ---- row sums ---------------------------------------------------------------------------------- */
@@ -365,6 +458,20 @@ const gemm_kernel_t gemm_tile_f16_kernel = {
     .multiply = multiply_f16,
     .multiply_storing = storing_f16,
     .add_row_sums = add_row_sums_f16,
+    .begin = begin,
+    .end = end,
+};
+
+const gemm_kernel_t gemm_tile_tf32_kernel = {
+    .mr = MR,
+    .nr = NR,
+    .k_step = PAIRS_DEPTH,
+    .unit_bytes = 128,
+    .kc = 320,
+    .pack_a = pack_a_tf32,
+    .pack_b = pack_b_tf32,
+    .multiply = multiply_tf32,
+    .multiply_storing = storing_tf32,
     .begin = begin,
     .end = end,
 };

@@ -3,13 +3,15 @@
 /* w [out,in] as the operand B of forward: columns out, contraction in. */
 static gemm_operand_t forward_operand(const void *w, mpt_dtype_t compute, int64_t in, int64_t out)
 {
-    return (gemm_operand_t){.data = w, .dtype = compute, .count = out, .ld = in, .k_contiguous = 1};
+    return (gemm_operand_t){
+        .data = w, .dtype = mpt_dtype_memory(compute), .count = out, .ld = in, .k_contiguous = 1};
 }
 
 /* And of the input gradient: columns in, contraction out. */
 static gemm_operand_t backward_operand(const void *w, mpt_dtype_t compute, int64_t in)
 {
-    return (gemm_operand_t){.data = w, .dtype = compute, .count = in, .ld = in, .k_contiguous = 0};
+    return (gemm_operand_t){
+        .data = w, .dtype = mpt_dtype_memory(compute), .count = in, .ld = in, .k_contiguous = 0};
 }
 
 size_t cpu_linear_pack_bytes(mpt_isa_t isa, mpt_dtype_t compute, int64_t columns, int64_t depth)
@@ -34,12 +36,13 @@ mpt_status_t cpu_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a,
 {
     (void)s;
     const gemm_t g = {
+        .math = a->compute,
         .k = a->in,
-        .a = {.data = a->x, .dtype = a->compute, .count = a->rows, .ld = a->in, .k_contiguous = 1},
+        .a = {.data = a->x, .dtype = mpt_dtype_memory(a->compute), .count = a->rows, .ld = a->in, .k_contiguous = 1},
         .b = forward_operand(a->w, a->compute, a->in, a->out),
         .packed_b = a->packed,
         .out = {.finish = a->pre ? GEMM_GELU : GEMM_STORE,
-                .compute = a->compute,
+                .compute = mpt_dtype_memory(a->compute),
                 .dtype = a->y_dtype,
                 .ld = a->out,
                 .data = a->y,
@@ -54,14 +57,15 @@ mpt_status_t cpu_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backwa
 {
     (void)s;
     const gemm_t g = {
+        .math = a->compute,
         .k = a->out,
         .a =
-            {.data = a->dy, .dtype = a->compute, .count = a->rows, .ld = a->out, .k_contiguous = 1},
+            {.data = a->dy, .dtype = mpt_dtype_memory(a->compute), .count = a->rows, .ld = a->out, .k_contiguous = 1},
         .b = backward_operand(a->w, a->compute, a->in),
         .packed_b = a->packed,
         .out = {.finish = a->pre ? GEMM_GELU_SLOPE : GEMM_STORE,
-                .compute = a->compute,
-                .dtype = a->compute,
+                .compute = mpt_dtype_memory(a->compute),
+                .dtype = mpt_dtype_memory(a->compute),
                 .ld = a->in,
                 .data = a->dx,
                 .slope_at = a->pre},
@@ -74,11 +78,12 @@ mpt_status_t cpu_linear_backward_weight(mpt_kernels_t *k, const mpt_linear_backw
 {
     (void)s;
     const gemm_t g = {
+        .math = a->compute,
         .k = a->rows,
-        .a = {.data = a->dy, .dtype = a->compute, .count = a->out, .ld = a->out, .k_contiguous = 0},
-        .b = {.data = a->x, .dtype = a->compute, .count = a->in, .ld = a->in, .k_contiguous = 0},
+        .a = {.data = a->dy, .dtype = mpt_dtype_memory(a->compute), .count = a->out, .ld = a->out, .k_contiguous = 0},
+        .b = {.data = a->x, .dtype = mpt_dtype_memory(a->compute), .count = a->in, .ld = a->in, .k_contiguous = 0},
         .out = {.finish = GEMM_ADD,
-                .compute = a->compute,
+                .compute = mpt_dtype_memory(a->compute),
                 .dtype = MPT_F32,
                 .ld = a->in,
                 .data = a->dw},

@@ -48,6 +48,14 @@ VEC_INLINE void pack_transpose(vec_u32_t *rows, int count)
     }
 }
 
+/** FP32 rounded to TF32, to nearest even: 8 exponent and 10 fraction bits (mpt_round_tf32). */
+VEC_INLINE vec_t pack_round_tf32(vec_t value)
+{
+    const vec_u32_t bits = (vec_u32_t)value;
+    const vec_u32_t rounded = (bits + 0xfffu + ((bits >> 13) & 1u)) & ~0x1fffu;
+    return (vec_t)vec_select_u32(value != value, bits | 0x00400000u, rounded);
+}
+
 static inline int pack_min(int64_t a, int b)
 {
     return a < b ? (int)a : b;

@@ -133,7 +133,7 @@ double peak_loop(mpt_dtype_t compute, int64_t rounds)
 #if defined(MPT_LEVEL_AMX)
     if (compute == MPT_BF16)
         return tile_loop(rounds);
-    if (compute == MPT_F16)
+    if (compute == MPT_F16 || compute == MPT_TF32)
         return tile_loop(rounds) / 3;
 #elif defined(MPT_LEVEL_AVX512_BF16)
     if (compute == MPT_BF16)
