@@ -5,7 +5,7 @@
  * a page that may not be touched. Each run must give the same bits, leave inputs, guards around the arrays and
  * the bytes past the scratch as they were, and write every element of its outputs, which are poisoned
  * with NaN bytes before, as is the scratch. What surrounds inputs is NaN too, so that a read past
- * the end shows in the result.
+ * the end shows in the result. At the amx level the caller's tiles must be released.
  *
  * Tolerance: |got - want| <= slack + half a unit in the last place of the output's type. `want` comes from
  * the oracle run wholly in FP64 on the same inputs; slack bounds the rounding errors of an implementation

@@ -121,6 +121,17 @@ static inline const char *conform_inspect(conform_case_t *c, conform_place_t pla
     return NULL;
 }
 
+/* 1: the caller's tiles are still configured. They are to be released: who switches threads has to save them. */
+static inline int conform_tiles_in_use(const conform_target_t *t)
+{
+    unsigned char config[64] = {0};
+#if defined(__x86_64__)
+    if (t->isa == MPT_ISA_AMX)
+        __asm__ volatile("sttilecfg %0" : "=m"(config));
+#endif
+    return t->isa == MPT_ISA_AMX && config[0] != 0;
+}
+
 /* One call with the pool `pool`; NULL where all is well. */
 static inline const char *conform_call(conform_context_t *x, conform_case_t *c,
                                        const conform_target_t *t, int pool, conform_place_t place,
@@ -140,6 +151,8 @@ static inline const char *conform_call(conform_context_t *x, conform_case_t *c,
         fault = "mpt_kernels_init refused";
     else if (c->call(&k, c, c->compute, data) != MPT_OK)
         fault = "the call failed";
+    else if (conform_tiles_in_use(t))
+        fault = "left tiles configured";
     else
         fault = conform_inspect(c, place, data, first);
     if (!fault && !conform_guard_holds(&scratch, bytes, 0xa5))

@@ -1,7 +1,8 @@
 /*
  * Every backend against the oracle: `ref` against itself in FP64, `cpu` at every instruction level that
- * this processor has. As a tool: test_conformance [part of an operation's name] [level, or ref] runs
- * only those and prints each one's largest error as a share of what is allowed.
+ * this processor has; amx also where its tiles are emulated. As a tool: test_conformance [part of an
+ * operation's name] [level, or ref] runs only those and prints each one's largest error as a share of
+ * what is allowed.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,6 +12,7 @@
 #include <signal.h>
 #include <unistd.h>
 #include "conformance_suite.h"
+#include "tile_emulator.h"
 
 typedef struct selection {
     conform_target_t targets[MPT_ISA_COUNT + 1];
@@ -20,6 +22,11 @@ typedef struct selection {
 static const char *target_name(const conform_target_t *t)
 {
     return strcmp(t->ops->name, "ref") == 0 ? "ref" : mpt_isa_name(t->isa);
+}
+
+static int emulated(const conform_target_t *t)
+{
+    return t->isa == MPT_ISA_AMX && tile_emulator_installed();
 }
 
 /* `level`: "" for all, or one target's name. */
@@ -58,7 +65,8 @@ static void print_coverage(void)
     select_targets(&s, "");
     printf("conformance covers:");
     for (int i = 0; i < s.target_count; i++)
-        printf(" %s", target_name(&s.targets[i]));
+        printf(" %s%s", target_name(&s.targets[i]),
+               emulated(&s.targets[i]) ? " (emulated)" : "");
     for (int isa = (int)mpt_isa_detect() + 1; isa < MPT_ISA_COUNT; isa++)
         printf(" (not %s: this processor lacks it)", mpt_isa_name((mpt_isa_t)isa));
     printf("\n");
