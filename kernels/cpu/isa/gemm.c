@@ -215,10 +215,9 @@ static gemm_rows_t rows_of_tile(const block_t *b, const float *tile, int64_t row
 
 /* Multiply two panels; where the kernel can, some rows of an earlier tile are stored meanwhile. */
 static void multiply_panels(block_t *b, const char *a, const char *panel_b, int64_t steps, float *c,
-                            int load, gemm_fetch_t fetch)
+                            int load, gemm_aside_t aside)
 {
     const round_t *r = b->r;
-    gemm_aside_t aside = {.fetch = fetch};
     if (b->queue.count > LAG)
         aside.rows = gemm_queue_take(&b->queue, b->rows_a_call);
     if (aside.rows.count > 0 && aside.rows.columns == aside.rows.pitch && r->multiply_storing) {
@@ -249,7 +248,10 @@ static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t 
         fetch_ahead(&b->next_a);
         if (complete && !r->multiply_storing)
             gemm_fetch_operands(&rows);
-        multiply_panels(b, panel_of_a(b, i, k, k_count), panel, steps, c, load, next);
+        const gemm_aside_t aside = {
+            .fetch = next,
+            .next_sums = load && i + kernel->mr < b->m_count ? tile_at(b, b->m0 + i + kernel->mr, column) : NULL};
+        multiply_panels(b, panel_of_a(b, i, k, k_count), panel, steps, c, load, aside);
         if (!complete)
             continue;
         gemm_queue_push(&b->queue, &rows);

@@ -36,6 +36,7 @@ static inline void gemm_fetch(const gemm_fetch_t *f)
 typedef struct gemm_aside {
     gemm_rows_t rows; /* to store: full-width rows; count 0: none */
     gemm_fetch_t fetch;
+    const float *next_sums; /* the tile that the next product adds to; NULL: it starts from zero */
 } gemm_aside_t;
 
 /** Bring near what finishing these rows will read. */
