@@ -5,7 +5,7 @@
 
 /* The head's chunk of logits is FP32 and as wide as the vocabulary: small enough to matter little beside the
  * activations, large enough that the tied gradient, which is read and written once a chunk, costs little. */
-#define LOSS_ROWS_MAX 512
+#define LOSS_ROWS_MAX 1024
 
 int64_t mpt_gpt2_loss_rows(const mpt_gpt2_shape_t *shape)
 {

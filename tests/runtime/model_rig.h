@@ -26,7 +26,7 @@ static const mpt_gpt2_shape_t small = {
     .layers = 2, .heads = 3, .dim = 15, .context = 9, .vocab = 11, .batch = 2, .seq = 7};
 /* More rows than the head takes at a time, and more than one multiple of the vocabulary's padding. */
 static const mpt_gpt2_shape_t chunked = {
-    .layers = 1, .heads = 1, .dim = 8, .context = 300, .vocab = 131, .batch = 2, .seq = 300};
+    .layers = 1, .heads = 1, .dim = 8, .context = 300, .vocab = 131, .batch = 4, .seq = 300};
 
 typedef struct variant {
     const char *kernels;
