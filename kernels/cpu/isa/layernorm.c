@@ -44,8 +44,8 @@ VEC_INLINE vec_t add_residual(const forward_row_t *row, mpt_dtype_t dtype, int64
     vec_prefetch(row->x, dtype, i);
     if (row->delta) {
         vec_prefetch(row->delta, dtype, i);
-        value = vec_round(value + vec_load(row->delta, dtype, i, lanes), dtype);
-        vec_store(row->sum, dtype, i, lanes, value);
+        value += vec_load(row->delta, dtype, i, lanes);
+        value = vec_store_rounded(row->sum, dtype, i, lanes, value);
     }
     return value;
 }
