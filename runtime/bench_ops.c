@@ -127,6 +127,13 @@ static mpt_status_t open_kernels(mpt_bench_ops_t *ops)
                             ops->scratch.ptr, bytes, &limits);
 }
 
+/* Memory that was never written is one page of zeros, and to read that is to read a cache. */
+static void write_copy(mpt_bench_ops_t *ops)
+{
+    for (int side = 0; side < 2; side++)
+        memset(ops->copy[side].ptr, 1, ops->copy[side].bytes);
+}
+
 /* The list, and memory for the largest of it. */
 static mpt_status_t open_cases(mpt_bench_ops_t *ops)
 {
@@ -149,6 +156,8 @@ static mpt_status_t open_cases(mpt_bench_ops_t *ops)
         status = device->ops->mem_alloc(device, MPT_MEM_PRIVATE, copied, &ops->copy[1]);
     if (status == MPT_OK)
         status = device->ops->mem_alloc(device, MPT_MEM_PRIVATE, most, &ops->operands);
+    if (status == MPT_OK)
+        write_copy(ops);
     return status;
 }
 

@@ -3,9 +3,23 @@
 #include "elementwise.h"
 #include "stochastic.h"
 
+/* Whole vectors of elements [i, end), past the caches; returns where they end. */
+VEC_INLINE int64_t cast_stream(const mpt_cast_t *a, mpt_dtype_t dst, mpt_dtype_t src, int64_t i,
+                               int64_t end)
+{
+    for (; i + VEC_LANES <= end; i += VEC_LANES) {
+        vec_prefetch(a->src, src, i);
+        vec_stream(a->dst, dst, i, vec_load(a->src, src, i, VEC_LANES));
+    }
+    vec_stream_end();
+    return i;
+}
+
 VEC_INLINE void cast_range(const mpt_cast_t *a, mpt_dtype_t dst, mpt_dtype_t src, int64_t i,
                            int64_t end)
 {
+    if (i % VEC_LANES == 0 && tasks_stream(a->dst, dst, a->count))
+        i = cast_stream(a, dst, src, i, end);
     for (; i + VEC_LANES <= end; i += VEC_LANES) {
         vec_prefetch(a->src, src, i);
         vec_store(a->dst, dst, i, VEC_LANES, vec_load(a->src, src, i, VEC_LANES));

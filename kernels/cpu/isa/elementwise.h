@@ -9,10 +9,13 @@
 #include "pool.h"
 
 #define cpu_layernorm_scratch_bytes MPT_LEVEL_NAME(mpt_cpu_layernorm_scratch_bytes)
+#define cpu_loss_scratch_bytes MPT_LEVEL_NAME(mpt_cpu_loss_scratch_bytes)
 #define cpu_wire_scratch_bytes MPT_LEVEL_NAME(mpt_cpu_wire_scratch_bytes)
 
 /** Scratch of cpu_layernorm_backward for rows of `dim`; any number of rows. */
 size_t cpu_layernorm_scratch_bytes(int64_t dim);
+/** Scratch of cpu_loss for rows of `vocab_padded`; any number of rows. */
+size_t cpu_loss_scratch_bytes(int threads, int64_t vocab_padded);
 /** Scratch of cpu_to_wire and cpu_grad_scan, for any count. */
 size_t cpu_wire_scratch_bytes(void);
 
@@ -28,6 +31,12 @@ static inline void tasks_run(mpt_kernels_t *k, mpt_task_t task, void *ctx, int64
     }
     for (int i = 0; i < (int)tasks; i++)
         task(ctx, i, 0);
+}
+
+/** How many workers may run tasks at a time: their numbers are below that. */
+static inline int tasks_threads(const mpt_kernels_t *k)
+{
+    return k->device && k->device->pool ? mpt_pool_threads(k->device->pool) : 1;
 }
 
 /** How many pieces of `piece` elements cover `count`. */
@@ -47,6 +56,15 @@ static inline int64_t tasks_end(int64_t count, int64_t piece, int task)
 static inline int64_t tasks_rows(int64_t dim)
 {
     return dim < TASK_ELEMENTS ? TASK_ELEMENTS / dim : 1;
+}
+
+/* Outputs from this size on do not wait in the caches for whoever reads them next. */
+#define STREAM_BYTES ((size_t)8 << 20)
+
+/** 1 if an output of `count` elements is to be stored past the caches; its elements then start on a cache line. */
+static inline int tasks_stream(const void *array, mpt_dtype_t dtype, int64_t count)
+{
+    return (uintptr_t)array % 64 == 0 && (size_t)count * mpt_dtype_bytes(dtype) >= STREAM_BYTES;
 }
 
 /** 1 if scratch holds `bytes`; else 0 and a line in the log. */

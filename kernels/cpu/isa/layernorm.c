@@ -16,6 +16,8 @@
 #define CHUNKS 64
 /* Columns of one task of the fold. */
 #define FOLD_COLUMNS 256
+/* Rows that forward works on together: what they read stays in L1 from pass to pass. */
+#define ABREAST 2
 /* Independent chains of a row's sums. */
 #define CHAINS 4
 
@@ -44,8 +46,8 @@ VEC_INLINE vec_t add_residual(const forward_row_t *row, mpt_dtype_t dtype, int64
     vec_prefetch(row->x, dtype, i);
     if (row->delta) {
         vec_prefetch(row->delta, dtype, i);
-        value = vec_round(value + vec_load(row->delta, dtype, i, lanes), dtype);
-        vec_store(row->sum, dtype, i, lanes, value);
+        value += vec_load(row->delta, dtype, i, lanes);
+        value = vec_store_rounded(row->sum, dtype, i, lanes, value);
     }
     return value;
 }
@@ -97,24 +99,42 @@ VEC_INLINE void normalise(const mpt_layernorm_forward_t *a, const forward_row_t 
     vec_store(row->y, dtype, i, lanes, vec_fma(gamma, xhat, beta));
 }
 
-VEC_INLINE void forward_row(const mpt_layernorm_forward_t *a, int64_t index, mpt_dtype_t dtype)
+VEC_INLINE forward_row_t forward_arrays(const mpt_layernorm_forward_t *a, int64_t index,
+                                        mpt_dtype_t dtype)
 {
     const int64_t offset = index * a->dim * (int64_t)mpt_dtype_bytes(dtype);
-    const forward_row_t row = {
+    return (forward_row_t){
         .x = (const char *)a->x + offset,
         .delta = a->delta ? (const char *)a->delta + offset : NULL,
         .sum = a->delta ? (char *)a->sum + offset : (char *)a->x + offset,
         .y = (char *)a->y + offset,
     };
-    const float mean = row_mean(&row, a->dim, dtype);
-    const float rstd = row_rstd(row.sum, a->dim, dtype, mean);
+}
+
+VEC_INLINE void normalise_row(const mpt_layernorm_forward_t *a, const forward_row_t *row,
+                              float mean, float rstd, mpt_dtype_t dtype)
+{
     int64_t i = 0;
     for (; i + VEC_LANES <= a->dim; i += VEC_LANES)
-        normalise(a, &row, mean, rstd, dtype, i, VEC_LANES);
+        normalise(a, row, mean, rstd, dtype, i, VEC_LANES);
     if (i < a->dim)
-        normalise(a, &row, mean, rstd, dtype, i, (int)(a->dim - i));
-    ((float *)a->mean)[index] = mean;
-    ((float *)a->rstd)[index] = rstd;
+        normalise(a, row, mean, rstd, dtype, i, (int)(a->dim - i));
+}
+
+/* Pass by pass, so that one row's work hides the end of another's sum. */
+VEC_INLINE void forward_rows(const mpt_layernorm_forward_t *a, int64_t first, int count,
+                             mpt_dtype_t dtype)
+{
+    forward_row_t row[ABREAST];
+    float *mean = (float *)a->mean + first, *rstd = (float *)a->rstd + first;
+    for (int r = 0; r < count; r++) {
+        row[r] = forward_arrays(a, first + r, dtype);
+        mean[r] = row_mean(&row[r], a->dim, dtype);
+    }
+    for (int r = 0; r < count; r++)
+        rstd[r] = row_rstd(row[r].sum, a->dim, dtype, mean[r]);
+    for (int r = 0; r < count; r++)
+        normalise_row(a, &row[r], mean[r], rstd[r], dtype);
 }
 
 static void forward_task(void *ctx, int task, int worker)
@@ -123,13 +143,14 @@ static void forward_task(void *ctx, int task, int worker)
     const mpt_layernorm_forward_t *a = ctx;
     const int64_t piece = tasks_rows(a->dim);
     const int64_t end = tasks_end(a->rows, piece, task);
-    for (int64_t row = task * piece; row < end; row++) {
+    for (int64_t row = task * piece; row < end; row += ABREAST) {
+        const int count = end - row < ABREAST ? (int)(end - row) : ABREAST;
         if (a->compute == MPT_F32)
-            forward_row(a, row, MPT_F32);
+            forward_rows(a, row, count, MPT_F32);
         else if (a->compute == MPT_BF16)
-            forward_row(a, row, MPT_BF16);
+            forward_rows(a, row, count, MPT_BF16);
         else
-            forward_row(a, row, MPT_F16);
+            forward_rows(a, row, count, MPT_F16);
     }
 }
 

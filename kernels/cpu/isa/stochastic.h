@@ -50,7 +50,7 @@ VEC_INLINE vec_u16_t vec_stochastic_bf16(vec_t value, vec_u32_t random)
 {
     const vec_u32_t bits = (vec_u32_t)value;
     const vec_i32_t is_nan = value != value;
-    return vec_narrow_u32(vec_select_u32(is_nan, bits | 0x00400000u, bits + random) >> 16);
+    return vec_upper_u32(vec_select_u32(is_nan, bits | 0x00400000u, bits + random));
 }
 
 /* Below 2^-14 the magnitude is counted in units of 2^-40: see mpt_round_stochastic. */

@@ -8,8 +8,8 @@ static size_t larger(size_t a, size_t b)
 
 size_t cpu_elementwise_scratch_bytes(int threads, const mpt_kernels_limits_t *limits)
 {
-    (void)threads;
-    return larger(cpu_wire_scratch_bytes(), cpu_layernorm_scratch_bytes(limits->dim));
+    const size_t loss = cpu_loss_scratch_bytes(threads, limits->vocab_padded);
+    return larger(loss, larger(cpu_wire_scratch_bytes(), cpu_layernorm_scratch_bytes(limits->dim)));
 }
 
 /* The operations share scratch: none keeps anything there between calls. */

@@ -226,9 +226,29 @@ VEC_INLINE vec_u16_t vec_narrow_u32(vec_u32_t x)
 #endif
 }
 
+/** The upper halves. */
+VEC_INLINE vec_u16_t vec_upper_u32(vec_u32_t x)
+{
+#if defined(VEC_AVX512)
+    const __m512i upper = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29,
+                                           27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    return (vec_u16_t)_mm512_castsi512_si256(_mm512_permutexvar_epi16(upper, (__m512i)x));
+#else
+    return vec_narrow_u32(x >> 16);
+#endif
+}
+
 VEC_INLINE vec_t vec_from_bf16(vec_u16_t bits)
 {
+#if defined(VEC_AVX512)
+    /* Places each word in the upper half of its lane at once; what lies past the register half is not read. */
+    const __m512i from = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7,
+                                          0, 6, 0, 5, 0, 4, 0, 3, 0, 2, 0, 1, 0, 0, 0);
+    return (vec_t)_mm512_maskz_permutexvar_epi16(0xaaaaaaaau, from,
+                                                 _mm512_castsi256_si512((__m256i)bits));
+#else
     return (vec_t)(vec_widen_u16(bits) << 16);
+#endif
 }
 
 /** BF16 in the upper halves; the lower ones are left over. */
@@ -252,7 +272,7 @@ VEC_INLINE vec_u32_t vec_round_bf16(vec_t value)
 /* Integer arithmetic at every level: the processor's own instruction flushes denormals to zero. */
 VEC_INLINE vec_u16_t vec_to_bf16(vec_t value)
 {
-    return vec_narrow_u32(vec_round_bf16(value) >> 16);
+    return vec_upper_u32(vec_round_bf16(value));
 }
 
 VEC_INLINE vec_t vec_from_f16(vec_u16_t bits)
@@ -385,6 +405,51 @@ VEC_INLINE void vec_store(void *array, mpt_dtype_t dtype, int64_t first, int lan
     else
         vec_store_u16((uint16_t *)array + first, lanes,
                       dtype == MPT_BF16 ? vec_to_bf16(value) : vec_to_f16(value));
+}
+
+/** Round once to F32, BF16 or F16, store, and return what was stored, widened again. */
+VEC_INLINE vec_t vec_store_rounded(void *array, mpt_dtype_t dtype, int64_t first, int lanes,
+                                   vec_t value)
+{
+    if (dtype == MPT_F32) {
+        vec_store_f32((float *)array + first, lanes, value);
+        return value;
+    }
+    const vec_u32_t upper = dtype == MPT_BF16 ? vec_round_bf16(value) : (vec_u32_t){0};
+    const vec_u16_t bits = dtype == MPT_BF16 ? vec_upper_u32(upper) : vec_to_f16(value);
+    vec_store_u16((uint16_t *)array + first, lanes, bits);
+    return dtype == MPT_BF16 ? (vec_t)(upper & 0xffff0000u) : vec_from_f16(bits);
+}
+
+/**
+ * vec_store of a whole vector past the caches, so that its lines are not read first: for outputs that
+ * nobody reads soon. array + first is aligned to the vector's bytes in that type. Whoever used it
+ * calls vec_stream_end before another thread may look.
+ */
+VEC_INLINE void vec_stream(void *array, mpt_dtype_t dtype, int64_t first, vec_t value)
+{
+#if defined(VEC_AVX512)
+    if (dtype == MPT_F32)
+        _mm512_stream_ps((float *)array + first, (__m512)value);
+    else
+        _mm256_stream_si256((__m256i *)((uint16_t *)array + first),
+                            (__m256i)(dtype == MPT_BF16 ? vec_to_bf16(value) : vec_to_f16(value)));
+#elif defined(MPT_LEVEL_AVX2)
+    if (dtype == MPT_F32)
+        _mm256_stream_ps((float *)array + first, (__m256)value);
+    else
+        _mm_stream_si128((__m128i *)((uint16_t *)array + first),
+                         (__m128i)(dtype == MPT_BF16 ? vec_to_bf16(value) : vec_to_f16(value)));
+#else
+    vec_store(array, dtype, first, VEC_LANES, value);
+#endif
+}
+
+VEC_INLINE void vec_stream_end(void)
+{
+#if !defined(MPT_LEVEL_PORTABLE)
+    _mm_sfence();
+#endif
 }
 
 /** The value after one rounding to `dtype`. */

@@ -14,7 +14,6 @@
 #define SPAN_SEGMENTS 4096
 #define SPAN ((int64_t)SPAN_SEGMENTS * MPT_SCAN_SEGMENT)
 #define SPAN_TASKS (SPAN / TASK_ELEMENTS)
-#define TASK_SEGMENTS (TASK_ELEMENTS / MPT_SCAN_SEGMENT)
 /* Chains of a segment's sum, as the contract has it. */
 #define SUM_LANES 8
 
@@ -66,6 +65,7 @@ static void fold_offenders(mpt_offender_t *bad, const mpt_offender_t *above, int
 
 typedef struct to_wire {
     const mpt_to_wire_t *a;
+    int stream;
     int64_t begin, end;  /* of the span */
     mpt_offender_t *bad; /* one a task */
 } to_wire_t;
@@ -78,25 +78,30 @@ static int32_t overflow_bits(mpt_dtype_t dtype)
     return dtype == MPT_BF16 ? 0x7f7f8000 : 0x477ff000;
 }
 
+/* Where the rounded values go: nowhere, to the wire, to the wire past the caches. */
+typedef enum wire_way { WIRE_LOOK, WIRE_STORE, WIRE_STREAM } wire_way_t;
+
 /* Returns the larger of `seen` and the magnitudes of these elements, as bit patterns. */
-VEC_INLINE vec_i32_t wire_step(const mpt_to_wire_t *a, mpt_dtype_t dtype, int store, int64_t i,
+VEC_INLINE vec_i32_t wire_step(const mpt_to_wire_t *a, mpt_dtype_t dtype, wire_way_t way, int64_t i,
                                int lanes, vec_i32_t seen)
 {
     vec_prefetch(a->acc, MPT_F32, i);
     const vec_t value = vec_load_f32(a->acc + i, lanes) * a->scale;
-    if (store)
+    if (way == WIRE_STREAM && lanes == VEC_LANES)
+        vec_stream(a->wire, dtype, i, value);
+    else if (way != WIRE_LOOK)
         vec_store(a->wire, dtype, i, lanes, value);
     return vec_max_i32(seen, (vec_i32_t)value & 0x7fffffff);
 }
 
-VEC_INLINE int32_t wire_block(const mpt_to_wire_t *a, mpt_dtype_t dtype, int store, int64_t i,
+VEC_INLINE int32_t wire_block(const mpt_to_wire_t *a, mpt_dtype_t dtype, wire_way_t way, int64_t i,
                               int64_t end)
 {
     vec_i32_t seen = {0};
     for (; i + VEC_LANES <= end; i += VEC_LANES)
-        seen = wire_step(a, dtype, store, i, VEC_LANES, seen);
+        seen = wire_step(a, dtype, way, i, VEC_LANES, seen);
     if (i < end)
-        seen = wire_step(a, dtype, store, i, (int)(end - i), seen);
+        seen = wire_step(a, dtype, way, i, (int)(end - i), seen);
     return vec_max_lane_i32(seen);
 }
 
@@ -106,20 +111,27 @@ static int32_t wire_block_tiny(const mpt_to_wire_t *a, int64_t begin, int64_t en
 {
     for (int64_t i = begin; i < end; i++)
         mpt_store(a->wire, a->wire_dtype, i, (double)a->acc[i] * (double)a->scale);
-    return wire_block(a, a->wire_dtype, 0, begin, end);
+    return wire_block(a, a->wire_dtype, WIRE_LOOK, begin, end);
 }
 
-static int32_t wire_block_any(const mpt_to_wire_t *a, int64_t begin, int64_t end)
+VEC_INLINE int32_t wire_block_to(const mpt_to_wire_t *a, mpt_dtype_t dtype, int stream,
+                                 int64_t begin, int64_t end)
+{
+    return stream ? wire_block(a, dtype, WIRE_STREAM, begin, end)
+                  : wire_block(a, dtype, WIRE_STORE, begin, end);
+}
+
+static int32_t wire_block_any(const mpt_to_wire_t *a, int stream, int64_t begin, int64_t end)
 {
     if (a->wire_dtype == MPT_BF16 && a->scale < 1.0f)
         return wire_block_tiny(a, begin, end);
     if (a->wire_dtype == MPT_BF16)
-        return wire_block(a, MPT_BF16, 1, begin, end);
+        return wire_block_to(a, MPT_BF16, stream, begin, end);
     if (a->wire_dtype == MPT_F16)
-        return wire_block(a, MPT_F16, 1, begin, end);
+        return wire_block_to(a, MPT_F16, stream, begin, end);
     if (a->wire == a->acc && a->scale == 1.0f)
-        return wire_block(a, MPT_F32, 0, begin, end);
-    return wire_block(a, MPT_F32, 1, begin, end);
+        return wire_block(a, MPT_F32, WIRE_LOOK, begin, end);
+    return wire_block_to(a, MPT_F32, stream, begin, end);
 }
 
 static void to_wire_task(void *ctx, int task, int worker)
@@ -131,9 +143,11 @@ static void to_wire_task(void *ctx, int task, int worker)
     *bad = (mpt_offender_t){0};
     for (int64_t i = w->begin + (int64_t)task * TASK_ELEMENTS; i < end; i += MPT_SCAN_SEGMENT) {
         const int64_t block_end = end - i < MPT_SCAN_SEGMENT ? end : i + MPT_SCAN_SEGMENT;
-        if (wire_block_any(w->a, i, block_end) >= overflow_bits(w->a->wire_dtype))
+        if (wire_block_any(w->a, w->stream, i, block_end) >= overflow_bits(w->a->wire_dtype))
             count_offenders(w->a->wire, w->a->wire_dtype, i, block_end, bad);
     }
+    if (w->stream)
+        vec_stream_end();
 }
 
 mpt_status_t cpu_to_wire(mpt_kernels_t *k, const mpt_to_wire_t *a, mpt_stream_t *s)
@@ -143,6 +157,7 @@ mpt_status_t cpu_to_wire(mpt_kernels_t *k, const mpt_to_wire_t *a, mpt_stream_t 
         return MPT_ERR_INVALID_ARG;
     mpt_offender_t total = {0};
     to_wire_t w = {.a = a, .bad = k->scratch};
+    w.stream = a->wire != a->acc && tasks_stream(a->wire, a->wire_dtype, a->count);
     for (w.begin = 0; w.begin < a->count; w.begin = w.end) {
         w.end = a->count - w.begin < SPAN ? a->count : w.begin + SPAN;
         const int64_t tasks = tasks_cover(w.end - w.begin, TASK_ELEMENTS);
@@ -166,13 +181,14 @@ typedef struct scan {
 /* Registers that hold the lanes of one sum, and elements of one round over them. */
 #define REGISTERS (SUM_LANES / VEC_F64_LANES)
 #define ROUND 16
-/* Whole segments summed side by side: one alone would wait for its additions. */
-#define GROUP 2
+/* Whole segments summed side by side, as registers allow: one alone would wait for its additions. */
+#define GROUP (8 / REGISTERS)
+/* Elements of one task of the scan: several groups, as a group asks for what the next one reads. */
+#define SCAN_ELEMENTS (32 * MPT_SCAN_SEGMENT)
 
 VEC_INLINE void scan_step(const mpt_grad_scan_t *a, mpt_dtype_t dtype, int64_t i, int lanes,
                           int reg, vec_f64_t *sum)
 {
-    vec_prefetch(a->grad, dtype, i);
     const vec_t g = vec_load(a->grad, dtype, i, lanes);
     const vec_f64_t low = vec_widen_low(g), high = vec_widen_high(g);
     sum[reg % REGISTERS] = vec_fma_f64(low, low, sum[reg % REGISTERS]);
@@ -192,11 +208,16 @@ VEC_INLINE double add_lanes(const vec_f64_t *sum)
 VEC_INLINE void group_sums(const mpt_grad_scan_t *a, mpt_dtype_t dtype, int64_t begin, double *sums)
 {
     vec_f64_t sum[GROUP][REGISTERS] = {{{0}}};
+    const uintptr_t bytes =
+        dtype == MPT_F32 ? 4 : 2; /* the next group is asked for front to back */
+    uintptr_t next = (uintptr_t)a->grad + ((uintptr_t)begin + GROUP * MPT_SCAN_SEGMENT) * bytes;
     for (int64_t i = 0; i < MPT_SCAN_SEGMENT; i += ROUND)
-        for (int g = 0; g < GROUP; g++)
+        for (int g = 0; g < GROUP; g++, next += ROUND * bytes) {
+            __builtin_prefetch((const void *)next);
             for (int u = 0; u < ROUND / VEC_LANES; u++)
                 scan_step(a, dtype, begin + g * MPT_SCAN_SEGMENT + i + u * VEC_LANES, VEC_LANES,
                           2 * u, sum[g]);
+        }
     for (int g = 0; g < GROUP; g++)
         sums[g] = add_lanes(sum[g]);
 }
@@ -234,12 +255,12 @@ static void scan_task(void *ctx, int task, int worker)
 {
     (void)worker;
     const scan_t *w = ctx;
-    const int64_t begin = w->begin + (int64_t)task * TASK_ELEMENTS;
-    const int64_t end = w->begin + tasks_end(w->end - w->begin, TASK_ELEMENTS, task);
-    const double *sum = w->sums + (int64_t)task * TASK_SEGMENTS;
+    const int64_t begin = w->begin + (int64_t)task * SCAN_ELEMENTS;
+    const int64_t end = w->begin + tasks_end(w->end - w->begin, SCAN_ELEMENTS, task);
+    double *sum = w->sums + (begin - w->begin) / MPT_SCAN_SEGMENT;
     mpt_offender_t *bad = &w->bad[task];
     *bad = (mpt_offender_t){0};
-    segment_sums_any(w->a, begin, end, w->sums + (int64_t)task * TASK_SEGMENTS);
+    segment_sums_any(w->a, begin, end, sum);
     for (int64_t i = begin; i < end; i += MPT_SCAN_SEGMENT)
         if (!isfinite(*sum++))
             count_offenders(w->a->grad, w->a->dtype, i,
@@ -257,7 +278,7 @@ mpt_status_t cpu_grad_scan(mpt_kernels_t *k, const mpt_grad_scan_t *a, mpt_strea
     w.bad = (mpt_offender_t *)(w.sums + SPAN_SEGMENTS);
     for (w.begin = 0; w.begin < a->count; w.begin = w.end) {
         w.end = a->count - w.begin < SPAN ? a->count : w.begin + SPAN;
-        const int64_t tasks = tasks_cover(w.end - w.begin, TASK_ELEMENTS);
+        const int64_t tasks = tasks_cover(w.end - w.begin, SCAN_ELEMENTS);
         const int64_t segments = tasks_cover(w.end - w.begin, MPT_SCAN_SEGMENT);
         tasks_run(k, scan_task, &w, tasks);
         for (int64_t i = 0; i < segments; i++)
