@@ -24,9 +24,14 @@ static size_t ring_bytes_for(int ranks)
     return bytes;
 }
 
-static size_t channels_offset(void)
+static size_t slots_offset(void)
 {
     return round_up(sizeof(shm_head_t), SHM_LINE);
+}
+
+static size_t channels_offset(void)
+{
+    return slots_offset() + SHM_SLOTS * sizeof(shm_slot_t);
 }
 
 static size_t rings_offset(int ranks)
@@ -69,6 +74,12 @@ char *mpt_shm_ring(const mpt_comm_t *comm, int lane, int owner, int sender)
     size_t lane_offset = lane == 0 ? 0 : (size_t)comm->ranks * shm->ring_bytes;
     return shm->segments[owner] + rings_offset(comm->ranks) + lane_offset +
            (size_t)sender * mpt_shm_ring_bytes(shm, lane);
+}
+
+shm_slot_t *mpt_shm_slot(const mpt_comm_t *comm, int rank, uint32_t epoch)
+{
+    const shm_t *shm = comm->impl;
+    return (shm_slot_t *)(shm->segments[rank] + slots_offset()) + epoch % SHM_SLOTS;
 }
 
 char *mpt_shm_stage(const mpt_comm_t *comm, int rank, int half)
