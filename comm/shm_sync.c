@@ -12,7 +12,7 @@
  * then, where ranks outnumber cores, by giving the core away; at last asleep, in slices short
  * enough to notice an alarm or a death soon. */
 #define SPINS 4000
-#define SPINS_YIELDING 50
+#define SPINS_YIELDING 4
 #define YIELDS 100
 #define SLICE_NS 2000000L
 
