@@ -262,6 +262,18 @@ static void drop_own_segment(mpt_comm_t *comm)
             munmap(shm->segments[r], shm->segment_bytes);
 }
 
+/* Map every page of the slots now: the first calls would stop for each, in turn, on every rank. A wish. */
+static void fault_in_slots(const mpt_comm_t *comm)
+{
+#ifdef MADV_POPULATE_WRITE
+    const shm_t *shm = comm->impl;
+    for (int r = 0; r < comm->ranks; r++)
+        (void)madvise(shm->segments[r], round_up(channels_offset(), 4096), MADV_POPULATE_WRITE);
+#else
+    (void)comm;
+#endif
+}
+
 /* Create over a boot that need not be comm->boot: a split makes one of its own. */
 static mpt_status_t create_over(mpt_comm_t *comm, mpt_boot_t *boot)
 {
@@ -285,6 +297,7 @@ static mpt_status_t create_over(mpt_comm_t *comm, mpt_boot_t *boot)
         close(setup.segment_fd);
     if (!status) {
         shm->spoken = &mpt_shm_head(shm, 0)->spoken;
+        fault_in_slots(comm);
         shm = NULL; /* comm's now */
         goto done;
     }

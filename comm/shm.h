@@ -9,7 +9,7 @@
  *   stage     2 halves: what the owner shows to the others when its buffers are not registered
  *
  * A segment is a memfd without a name, passed over an abstract unix socket: nothing is left behind
- * after a crash. The sockets stay open, so that a peer's death is seen at once. Ranks that are threads use
+ * after a crash. Registered memory is mapped by all others as well, to be read and written within a call. The sockets stay open, so that a peer's death is seen at once. Ranks that are threads use
  * each other's pointers instead; there the last one to leave frees a segment.
  *
  * Order between ranks comes from flags alone: data is written before a flag is raised (release) and

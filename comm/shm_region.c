@@ -85,8 +85,8 @@ mpt_status_t mpt_shm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **han
     return MPT_OK;
 }
 
-/* Collectives end with a meeting, so that a peer reads our memory only while we are inside one as
- * well. After a failure that no longer holds: a thread may still be reading. It leaves as soon as
+/* Collectives end with a meeting, so that a peer reads or writes our memory only while we are inside one as
+ * well. After a failure that no longer holds: a thread may still be at it. It leaves as soon as
  * it sees the alarm. (Processes have mappings of their own.) */
 static void await_readers(const mpt_comm_t *comm)
 {
