@@ -19,16 +19,25 @@ extern const mpt_comm_ops_t mpt_comm_mpi;
 extern const mpt_comm_ops_t mpt_comm_shm;
 extern const mpt_comm_ops_t mpt_comm_hier;
 
-/** memmove without overlap, cut over the device's pool where it is large. dst may be equal to src. */
+/* A call that writes as many bytes writes past the caches, which could not keep them: see docs/performance.md. */
+#define MPT_COMM_PAST_CACHES ((size_t)8 << 20)
+
+/** Copy to one place or to several, cut over the device's pool where it is large. A dst may be equal to src, must
+ *  not otherwise overlap it or another. Complete on return, for others too. */
 void mpt_comm_copy(const mpt_comm_t *comm, void *dst, const void *src, size_t bytes);
+void mpt_comm_copy_to(const mpt_comm_t *comm, void *const *dsts, int dsts_count, const void *src,
+                      size_t bytes);
 /** mpt_tree_sum over comm->ranks sources, cut over the device's pool where it is large: elementwise, so the
  *  cut cannot change a bit. */
 void mpt_comm_sum(const mpt_comm_t *comm, void *out, mpt_dtype_t out_dtype,
                   const void *const *sources, mpt_dtype_t wire, int64_t count);
-
 /** The same over `sources_count` sources in place of comm->ranks. */
 void mpt_comm_sum_of(const mpt_comm_t *comm, int sources_count, void *out, mpt_dtype_t out_dtype,
                      const void *const *sources, mpt_dtype_t wire, int64_t count);
+/** The same into several places, each of which may be equal to a source of its type. */
+void mpt_comm_sum_to(const mpt_comm_t *comm, void *const *outs, int outs_count,
+                     mpt_dtype_t out_dtype, const void *const *sources, int sources_count,
+                     mpt_dtype_t wire, int64_t count);
 
 /** Ranks of each host where every host holds the same power of two, 2 or more, of consecutive ranks and there are
  *  two hosts or more; else 0. hosts: [ranks] any number that ranks of one host share. */

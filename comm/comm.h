@@ -9,7 +9,7 @@
  * Collectives do not allocate. One call at a time per communicator, poll and abort included; large copies and sums
  * run on device->pool, so the pool's rule (one caller at a time) holds for them too. After MPT_ERR_COMM the
  * communicator is unusable except for abort, deregister and destroy, and every peer's next call on it fails
- * as well; of all ranks one logs it as an error, the others at level debug; MPT_ERR_INVALID_ARG enqueues nothing (then report it in the record, or abort: the peers may
+ * as well; what results hold then is undefined, and peers may write to them until they are deregistered; of all ranks one logs it as an error, the others at level debug; MPT_ERR_INVALID_ARG enqueues nothing (then report it in the record, or abort: the peers may
  * already be inside).
  *
  * A sum has one definition (mpt_tree_sum in numeric.h): each contribution in the wire type, summed in
@@ -129,7 +129,8 @@ mpt_status_t mpt_comm_all_gather(mpt_comm_t *comm, const void *send, void *recv,
 /** recv[i] = sum over ranks of send[i], any count; send may be equal to recv. Same bits on every rank. */
 mpt_status_t mpt_comm_all_reduce(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
                                  mpt_dtype_t wire, mpt_stream_t *stream);
-/** Every rank's buffer gets the root's bytes. */
+/** Every rank's buffer gets the root's bytes. The root may return before the others have come: what fails then, fails its
+ *  next call. */
 mpt_status_t mpt_comm_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, int root,
                                 mpt_stream_t *stream);
 /** recv: [ranks*bytes]; block r of recv is block `rank` of rank r's send. No overlap. */

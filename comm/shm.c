@@ -24,9 +24,14 @@ static size_t ring_bytes_for(int ranks)
     return bytes;
 }
 
-static size_t channels_offset(void)
+static size_t slots_offset(void)
 {
     return round_up(sizeof(shm_head_t), SHM_LINE);
+}
+
+static size_t channels_offset(void)
+{
+    return slots_offset() + SHM_SLOTS * sizeof(shm_slot_t);
 }
 
 static size_t rings_offset(int ranks)
@@ -69,6 +74,12 @@ char *mpt_shm_ring(const mpt_comm_t *comm, int lane, int owner, int sender)
     size_t lane_offset = lane == 0 ? 0 : (size_t)comm->ranks * shm->ring_bytes;
     return shm->segments[owner] + rings_offset(comm->ranks) + lane_offset +
            (size_t)sender * mpt_shm_ring_bytes(shm, lane);
+}
+
+shm_slot_t *mpt_shm_slot(const mpt_comm_t *comm, int rank, uint32_t epoch)
+{
+    const shm_t *shm = comm->impl;
+    return (shm_slot_t *)(shm->segments[rank] + slots_offset()) + epoch % SHM_SLOTS;
 }
 
 char *mpt_shm_stage(const mpt_comm_t *comm, int rank, int half)
@@ -251,6 +262,18 @@ static void drop_own_segment(mpt_comm_t *comm)
             munmap(shm->segments[r], shm->segment_bytes);
 }
 
+/* Map every page of the slots now: the first calls would stop for each, in turn, on every rank. A wish. */
+static void fault_in_slots(const mpt_comm_t *comm)
+{
+#ifdef MADV_POPULATE_WRITE
+    const shm_t *shm = comm->impl;
+    for (int r = 0; r < comm->ranks; r++)
+        (void)madvise(shm->segments[r], round_up(channels_offset(), 4096), MADV_POPULATE_WRITE);
+#else
+    (void)comm;
+#endif
+}
+
 /* Create over a boot that need not be comm->boot: a split makes one of its own. */
 static mpt_status_t create_over(mpt_comm_t *comm, mpt_boot_t *boot)
 {
@@ -274,6 +297,7 @@ static mpt_status_t create_over(mpt_comm_t *comm, mpt_boot_t *boot)
         close(setup.segment_fd);
     if (!status) {
         shm->spoken = &mpt_shm_head(shm, 0)->spoken;
+        fault_in_slots(comm);
         shm = NULL; /* comm's now */
         goto done;
     }

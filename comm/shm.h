@@ -2,13 +2,14 @@
  * Inside the shm backend. The ranks of one host, processes or threads of one process, each own a segment of shared
  * memory that all the others map:
  *
- *   head      flags on cache lines of their own, the call under way, the reason of an abort
+ *   head      flags on cache lines of their own, the reason of an abort
+ *   slots     [SHM_SLOTS]: what the owner calls, and with a small call its bytes
  *   channels  [2][ranks]: counters of the rings below; lane 0 is send/recv, lane 1 sets up splits
  *   rings     [ranks] of lane 0, then [ranks] of lane 1: bytes that rank r has sent to the owner
  *   stage     2 halves: what the owner shows to the others when its buffers are not registered
  *
  * A segment is a memfd without a name, passed over an abstract unix socket: nothing is left behind
- * after a crash. The sockets stay open, so that a peer's death is seen at once. Ranks that are threads use
+ * after a crash. Registered memory is mapped by all others as well, to be read and written within a call. The sockets stay open, so that a peer's death is seen at once. Ranks that are threads use
  * each other's pointers instead; there the last one to leave frees a segment.
  *
  * Order between ranks comes from flags alone: data is written before a flag is raised (release) and
@@ -28,6 +29,8 @@ extern "C" {
 #define SHM_LANES 2
 #define SHM_HALF_BYTES ((size_t)1 << 20) /* of staging: hides a meeting, fits the L2 cache */
 #define SHM_SETUP_RING_BYTES ((size_t)512)
+#define SHM_SLOTS 64 /* calls that a broadcasting rank may be ahead of the others */
+#define SHM_SLOT_BYTES ((size_t)4096)
 
 /* One word that grows, and how many ranks sleep on it. */
 typedef struct shm_flag {
@@ -58,14 +61,20 @@ typedef enum shm_op {
 
 /* What a rank is calling: all must say the same but for the places. */
 typedef struct shm_call {
-    uint32_t op;
+    uint8_t op;
+    uint8_t wire, out; /* mpt_dtype_t */
+    uint8_t status;    /* register: how it went so far */
     int32_t root;
-    uint32_t wire, out; /* mpt_dtype_t */
     uint64_t bytes;
     shm_place_t send, recv;
     uint64_t pointer; /* register among threads: the memory itself */
-    int32_t status;   /* register: how it went so far */
 } shm_call_t;
+
+typedef struct shm_slot {
+    shm_call_t call;
+    char line[SHM_LINE - sizeof(shm_call_t)];
+    char bytes[SHM_SLOT_BYTES];
+} shm_slot_t;
 
 /* SHM_ACROSS: a rank of hier that waits for another host. Its peers here have more patience with it, so that who waits
  * for the silent rank itself is the first to say so. */
@@ -78,7 +87,6 @@ typedef struct shm_head {
     shm_flag_t state;    /* SHM_OUTSIDE or SHM_INSIDE a collective, SHM_ACROSS, SHM_LEFT: destroyed */
     shm_flag_t spoken;   /* rank 0's: 1 once a rank has logged why it gave up */
     shm_flag_t users;    /* threads: ranks that still look at this segment */
-    shm_call_t calls[2]; /* one is read while the next is written */
     /* Why the owner gave up; written once, before it raises alarms. */
     char reason[MPT_COMM_MAX_TEXT];
 } shm_head_t;
@@ -98,8 +106,9 @@ typedef struct shm {
     size_t ring_bytes; /* of lane 0, a power of two */
     int one_process;
     int *links;        /* [ranks] sockets; -1: this rank, or threads */
-    uint32_t epoch;    /* barriers that this rank has reached */
-    uint32_t begun;    /* calls of mpt_shm_begin: says which of calls[] is the newest */
+    uint32_t epoch;    /* meetings that this rank has reached */
+    uint32_t met;      /* the newest that it knows all to have reached */
+    uint32_t called;   /* the one of its newest call, which says in which slots that lies */
     uint32_t *written; /* [lanes][ranks] our side's count of each channel to a peer */
     uint32_t *taken;   /* [lanes][ranks] and of each channel from a peer */
     int gave_up;       /* alarms raised, or one heeded */
@@ -107,7 +116,7 @@ typedef struct shm {
     shm_region_t *regions;
     shm_flag_t *spoken;     /* in the head of the first rank here, or there in the communicator that was split first */
     const void **sends;     /* [ranks] the peers' send buffers in this call, where registered */
-    const void **recvs;     /* [ranks] and their receive buffers */
+    void **recvs;           /* [ranks] and their receive buffers */
     const void **sources;   /* [ranks] arguments of one sum */
     unsigned char *missing; /* [ranks] */
 } shm_t;
@@ -122,6 +131,8 @@ static inline shm_head_t *mpt_shm_head(const shm_t *shm, int rank)
 shm_channel_t *mpt_shm_channel(const mpt_comm_t *comm, int lane, int owner, int sender);
 char *mpt_shm_ring(const mpt_comm_t *comm, int lane, int owner, int sender);
 size_t mpt_shm_ring_bytes(const shm_t *shm, int lane);
+/** Where a rank says what it calls at meeting `epoch`. */
+shm_slot_t *mpt_shm_slot(const mpt_comm_t *comm, int rank, uint32_t epoch);
 /** Half `half` (0 or 1) of a rank's staging, SHM_HALF_BYTES. */
 char *mpt_shm_stage(const mpt_comm_t *comm, int rank, int half);
 
@@ -140,7 +151,11 @@ void mpt_shm_raise(shm_flag_t *flag, uint32_t value);
 /** Wait until `flag`, which `peer` raises, has reached `value` (counting modulo 2^32).
  *  @return MPT_OK; MPT_ERR_COMM (logged): timeout, the peer is gone, or a rank gave up. */
 mpt_status_t mpt_shm_wait(mpt_comm_t *comm, shm_flag_t *flag, uint32_t value, int peer);
-/** Wait until all ranks have come here as often as this one. @return as mpt_shm_wait. */
+/** Say that this rank has come to its next meeting. */
+void mpt_shm_arrive(mpt_comm_t *comm);
+/** Wait until all have come to meeting `epoch`. @return as mpt_shm_wait. */
+mpt_status_t mpt_shm_await_all(mpt_comm_t *comm, uint32_t epoch);
+/** Both: wait until all ranks have come here as often as this one. */
 mpt_status_t mpt_shm_barrier(mpt_comm_t *comm);
 /** Give up: log the text, as an error where this rank is the first to, and raise every peer's alarm. Returns MPT_ERR_COMM. */
 mpt_status_t mpt_shm_give_up(mpt_comm_t *comm, const char *text);
@@ -187,17 +202,40 @@ shm_place_t mpt_shm_find(const mpt_comm_t *comm, const void *pointer, size_t byt
 /** The address here of a place of `peer`'s; NULL: not registered. */
 char *mpt_shm_address(const shm_t *shm, int peer, shm_place_t place);
 
-/* ---- shm_collective.c, shm_mail.c ----------------------------------------------------------------- */
+/* ---- shm_call.c ------------------------------------------------------------------------------------ */
 
 /** Say what this rank calls and meet the others. @return MPT_OK: all called the same; MPT_ERR_COMM. */
 mpt_status_t mpt_shm_begin(mpt_comm_t *comm, const shm_call_t *call);
-/** What a rank said in the latest mpt_shm_begin. */
-static inline shm_call_t *mpt_shm_call(const shm_t *shm, int rank)
+/** What a rank said of the latest call. */
+static inline const shm_call_t *mpt_shm_call(const mpt_comm_t *comm, int rank)
 {
-    return &mpt_shm_head(shm, rank)->calls[shm->begun & 1];
+    return &mpt_shm_slot(comm, rank, ((const shm_t *)comm->impl)->called)->call;
 }
 /** Pass the status on; this rank no longer looks at its peers' memory. */
 mpt_status_t mpt_shm_end(mpt_comm_t *comm, mpt_status_t status);
+/** The slot for the next call, once nobody reads what lay there. Fill it, then meet or arrive. */
+mpt_status_t mpt_shm_open_slot(mpt_comm_t *comm, const shm_call_t *call, shm_slot_t **slot_p);
+/** Show the slot and see all others'. @return as mpt_shm_begin. Slots stay as they are until the next call. */
+mpt_status_t mpt_shm_meet(mpt_comm_t *comm);
+/** @return MPT_OK: `peer`, which has come to the latest call, called the same; MPT_ERR_COMM (logged). */
+mpt_status_t mpt_shm_compare(mpt_comm_t *comm, int peer);
+
+/* ---- shm_small.c: calls whose bytes fit a slot: one meeting ------------------------------------------ */
+
+/** Do `bytes` a rank fit, and is it little for each rank to read everyone's? */
+int mpt_shm_is_small(const mpt_comm_t *comm, size_t bytes);
+mpt_status_t mpt_shm_all_reduce_small(mpt_comm_t *comm, const shm_call_t *call, const void *send,
+                                      void *recv);
+/** `send`: slices that start `stride` bytes apart. */
+mpt_status_t mpt_shm_reduce_small(mpt_comm_t *comm, const shm_call_t *call, const char *send,
+                                  size_t stride, void *recv);
+mpt_status_t mpt_shm_gather_small(mpt_comm_t *comm, const shm_call_t *call, const void *send,
+                                  char *recv);
+mpt_status_t mpt_shm_broadcast_small(mpt_comm_t *comm, const shm_call_t *call, void *buffer);
+mpt_status_t mpt_shm_exchange_small(mpt_comm_t *comm, const shm_call_t *call, const void *send,
+                                    char *recv);
+
+/* ---- shm_collective.c, shm_mail.c ----------------------------------------------------------------- */
 
 mpt_status_t mpt_shm_reduce_scatter(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
                                     mpt_dtype_t wire, mpt_dtype_t out, mpt_stream_t *stream);

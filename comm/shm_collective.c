@@ -1,69 +1,17 @@
 /*
- * Collectives over shared memory. Each begins with a meeting in which every rank says what it calls
- * and where its buffers lie. Where all that are to be read lie in registered memory, the ranks read
- * each other's buffers ("direct") and meet once more before they return. Otherwise the data goes
+ * Collectives over shared memory. What fits a slot goes there (shm_small.c). Else each begins with a meeting in which every
+ * rank says what it calls and where its buffers lie. Where all that are to be read and written lie in registered
+ * memory, the ranks do so in place ("direct") and meet once more before they return: each has a share of the result,
+ * reads what that is made of once, and writes it to all who want it. Otherwise the data goes
  * through the staging halves, a chunk at a time ("staged"): fill own half, meet, read the others'
  * halves. The next chunk uses the other half, so that one meeting a chunk is enough: a half is
  * filled again only after a meeting that every reader reached after reading it.
  */
 #include "shm.h"
 
-#include <stdio.h>
-#include <string.h>
+/* Of an all_reduce, above which two meetings cost less than that every rank sums all: with more ranks they cost more. */
+#define SMALL_REDUCE_BYTES(ranks) ((size_t)128 * (size_t)(ranks) * (size_t)(ranks))
 
-static const char *const op_names[] = {"nothing",   "reduce_scatter", "all_gather", "all_reduce",
-                                       "broadcast", "all_to_all",     "register"};
-
-/* ---- begin and end
- * ------------------------------------------------------------------------------- */
-
-static void describe(char *text, size_t size, const shm_call_t *call)
-{
-    snprintf(text, size, "%s (%s to %s, %llu bytes, root %d)",
-             op_names[call->op % (sizeof op_names / sizeof op_names[0])],
-             mpt_dtype_name((mpt_dtype_t)(call->wire % MPT_DTYPE_COUNT)),
-             mpt_dtype_name((mpt_dtype_t)(call->out % MPT_DTYPE_COUNT)),
-             (unsigned long long)call->bytes, call->root);
-}
-
-static int same_call(const shm_call_t *a, const shm_call_t *b)
-{
-    return a->op == b->op && a->root == b->root && a->wire == b->wire && a->out == b->out &&
-           a->bytes == b->bytes;
-}
-
-static mpt_status_t give_up_on_mismatch(mpt_comm_t *comm, int peer)
-{
-    const shm_t *shm = comm->impl;
-    char mine[96], theirs[96], text[MPT_COMM_MAX_TEXT];
-    describe(mine, sizeof mine, mpt_shm_call(shm, comm->rank));
-    describe(theirs, sizeof theirs, mpt_shm_call(shm, peer));
-    snprintf(text, sizeof text, "called %s while rank %d called %s", mine,
-             mpt_comm_world_rank(comm, peer), theirs);
-    return mpt_shm_give_up(comm, text);
-}
-
-mpt_status_t mpt_shm_begin(mpt_comm_t *comm, const shm_call_t *call)
-{
-    shm_t *shm = comm->impl;
-    shm->begun++;
-    *mpt_shm_call(shm, comm->rank) = *call;
-    mpt_shm_store(&mpt_shm_head(shm, comm->rank)->state, SHM_INSIDE);
-    mpt_status_t status = mpt_shm_barrier(comm);
-    /* The barrier looks at the alarm only while it waits. Whoever raised it may free registered
-     * memory once it sees us outside, so look now, after having said that we are inside. */
-    status = status ? status : mpt_shm_check_alarm(comm);
-    for (int r = 0; r < comm->ranks && !status; r++)
-        if (!same_call(call, mpt_shm_call(shm, r)))
-            status = give_up_on_mismatch(comm, r);
-    return status;
-}
-
-mpt_status_t mpt_shm_end(mpt_comm_t *comm, mpt_status_t status)
-{
-    mpt_shm_store(&mpt_shm_head(comm->impl, comm->rank)->state, SHM_OUTSIDE);
-    return status;
-}
 
 /* ---- what the collectives share ----------------------------------------------------------------
  */
@@ -75,7 +23,7 @@ static int find_sends(const mpt_comm_t *comm)
     const shm_t *shm = comm->impl;
     int all = 1;
     for (int r = 0; r < comm->ranks; r++)
-        all &= (shm->sends[r] = mpt_shm_address(shm, r, mpt_shm_call(shm, r)->send)) != NULL;
+        all &= (shm->sends[r] = mpt_shm_address(shm, r, mpt_shm_call(comm, r)->send)) != NULL;
     return all;
 }
 
@@ -84,7 +32,7 @@ static int find_recvs(const mpt_comm_t *comm)
     const shm_t *shm = comm->impl;
     int all = 1;
     for (int r = 0; r < comm->ranks; r++)
-        all &= (shm->recvs[r] = mpt_shm_address(shm, r, mpt_shm_call(shm, r)->recv)) != NULL;
+        all &= (shm->recvs[r] = mpt_shm_address(shm, r, mpt_shm_call(comm, r)->recv)) != NULL;
     return all;
 }
 
@@ -161,6 +109,8 @@ mpt_status_t mpt_shm_reduce_strided(mpt_comm_t *comm, const void *send, size_t s
                        .out = out,
                        .bytes = job.slice,
                        .send = mpt_shm_find(comm, send, reach)};
+    if (mpt_shm_is_small(comm, (size_t)comm->ranks * job.slice))
+        return mpt_shm_reduce_small(comm, &call, send, stride, recv);
     mpt_status_t status = mpt_shm_begin(comm, &call);
     if (!status)
         status = find_sends(comm) ? reduce_scatter_direct(comm, &job)
@@ -179,14 +129,13 @@ mpt_status_t mpt_shm_reduce_scatter(mpt_comm_t *comm, const void *send, void *re
 /* ---- all_gather
  * ------------------------------------------------------------------------------------ */
 
-static mpt_status_t all_gather_direct(mpt_comm_t *comm, const char *send, char *recv, size_t bytes)
+/* Receive buffers are all that counts: each rank reads its own part and writes it everywhere. */
+static mpt_status_t all_gather_direct(mpt_comm_t *comm, const char *send, size_t bytes)
 {
     const shm_t *shm = comm->impl;
-    for (int k = 0; k < comm->ranks; k++) { /* each starts elsewhere, so that not all read one */
-        int r = (comm->rank + k) % comm->ranks;
-        mpt_comm_copy(comm, recv + (size_t)r * bytes, r == comm->rank ? send : shm->sends[r],
-                      bytes);
-    }
+    for (int r = 0; r < comm->ranks; r++)
+        shm->recvs[r] = (char *)shm->recvs[r] + (size_t)comm->rank * bytes;
+    mpt_comm_copy_to(comm, shm->recvs, comm->ranks, send, bytes);
     return mpt_shm_barrier(comm);
 }
 
@@ -214,38 +163,34 @@ mpt_status_t mpt_shm_all_gather(mpt_comm_t *comm, const void *send, void *recv, 
                                 mpt_stream_t *stream)
 {
     (void)stream;
-    shm_call_t call = {
-        .op = SHM_ALL_GATHER, .bytes = bytes, .send = mpt_shm_find(comm, send, bytes)};
+    shm_call_t call = {.op = SHM_ALL_GATHER,
+                       .bytes = bytes,
+                       .recv = mpt_shm_find(comm, recv, (size_t)comm->ranks * bytes)};
+    if (mpt_shm_is_small(comm, bytes))
+        return mpt_shm_gather_small(comm, &call, send, recv);
     mpt_status_t status = mpt_shm_begin(comm, &call);
     if (!status)
-        status = find_sends(comm) ? all_gather_direct(comm, send, recv, bytes)
+        status = find_recvs(comm) ? all_gather_direct(comm, send, bytes)
                                   : all_gather_staged(comm, send, recv, bytes);
     return mpt_shm_end(comm, status);
 }
 
-/* ---- all_reduce: a reduce_scatter, then an all_gather, over padded slices
- * --------------------------- */
+/* ---- all_reduce
+ * ------------------------------------------------------------------------------------ */
 
-static mpt_status_t all_reduce_direct(mpt_comm_t *comm, char *recv, int64_t count, mpt_dtype_t wire)
+/* Each rank sums its share and writes it to everyone's result. In place nobody else reads that share. */
+static mpt_status_t all_reduce_direct(mpt_comm_t *comm, int64_t count, mpt_dtype_t wire)
 {
     const shm_t *shm = comm->impl;
-    size_t element = mpt_dtype_bytes(wire);
     int64_t per = mpt_comm_slice_count(count, comm->ranks);
-    size_t first = (size_t)(per * comm->rank) * element;
     int64_t mine = mpt_comm_slice_part(count, per, comm->rank);
-    for (int r = 0; r < comm->ranks; r++)
-        shm->sources[r] = mine ? (const char *)shm->sends[r] + first : shm->sends[r];
-    if (mine)
-        mpt_comm_sum(comm, recv + first, wire, shm->sources, wire, mine);
-    mpt_status_t status = mpt_shm_barrier(comm);
-    for (int k = 1; k < comm->ranks && !status; k++) {
-        int r = (comm->rank + k) % comm->ranks;
-        size_t at = (size_t)(per * r) * element;
-        size_t bytes = (size_t)mpt_comm_slice_part(count, per, r) * element;
-        if (bytes)
-            mpt_comm_copy(comm, recv + at, (const char *)shm->recvs[r] + at, bytes);
+    size_t first = mine ? (size_t)(per * comm->rank) * mpt_dtype_bytes(wire) : 0;
+    for (int r = 0; r < comm->ranks; r++) {
+        shm->sources[r] = (const char *)shm->sends[r] + first;
+        shm->recvs[r] = (char *)shm->recvs[r] + first;
     }
-    return status ? status : mpt_shm_barrier(comm);
+    mpt_comm_sum_to(comm, shm->recvs, comm->ranks, wire, shm->sources, comm->ranks, wire, mine);
+    return mpt_shm_barrier(comm);
 }
 
 /* One chunk that fits a half: half 0 shows the contributions, half 1 the sums. Two meetings, so
@@ -302,10 +247,12 @@ mpt_status_t mpt_shm_all_reduce(mpt_comm_t *comm, const void *send, void *recv, 
                        .bytes = bytes,
                        .send = mpt_shm_find(comm, send, bytes),
                        .recv = mpt_shm_find(comm, recv, bytes)};
+    if (mpt_shm_is_small(comm, bytes) && bytes <= SMALL_REDUCE_BYTES(comm->ranks))
+        return mpt_shm_all_reduce_small(comm, &call, send, recv);
     mpt_status_t status = mpt_shm_begin(comm, &call);
     if (!status)
         status = find_sends(comm) && find_recvs(comm)
-                     ? all_reduce_direct(comm, recv, count, wire)
+                     ? all_reduce_direct(comm, count, wire)
                      : all_reduce_staged(comm, send, recv, count, wire);
     return mpt_shm_end(comm, status);
 }
@@ -313,11 +260,15 @@ mpt_status_t mpt_shm_all_reduce(mpt_comm_t *comm, const void *send, void *recv, 
 /* ---- broadcast
  * ------------------------------------------------------------------------------------- */
 
-static mpt_status_t broadcast_direct(mpt_comm_t *comm, char *buffer, size_t bytes, int root)
+/* Each rank reads its share of the root's bytes and writes it to all others. */
+static mpt_status_t broadcast_direct(mpt_comm_t *comm, size_t bytes, int root)
 {
     const shm_t *shm = comm->impl;
-    if (comm->rank != root)
-        mpt_comm_copy(comm, buffer, shm->sends[root], bytes);
+    int64_t per = mpt_comm_slice_count((int64_t)bytes, comm->ranks);
+    int64_t mine = mpt_comm_slice_part((int64_t)bytes, per, comm->rank);
+    for (int r = 0; r < comm->ranks && mine; r++)
+        shm->recvs[r] = (char *)shm->recvs[r] + per * comm->rank;
+    mpt_comm_copy_to(comm, shm->recvs, comm->ranks, shm->recvs[root], (size_t)mine);
     return mpt_shm_barrier(comm);
 }
 
@@ -342,17 +293,16 @@ mpt_status_t mpt_shm_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, int
                                mpt_stream_t *stream)
 {
     (void)stream;
-    const shm_t *shm = comm->impl;
     shm_call_t call = {.op = SHM_BROADCAST,
                        .bytes = bytes,
                        .root = root,
-                       .send = mpt_shm_find(comm, buffer, bytes)};
+                       .recv = mpt_shm_find(comm, buffer, bytes)};
+    if (mpt_shm_is_small(comm, bytes))
+        return mpt_shm_broadcast_small(comm, &call, buffer);
     mpt_status_t status = mpt_shm_begin(comm, &call);
-    if (!status) {
-        find_sends(comm);
-        status = shm->sends[root] ? broadcast_direct(comm, buffer, bytes, root)
+    if (!status)
+        status = find_recvs(comm) ? broadcast_direct(comm, bytes, root)
                                   : broadcast_staged(comm, buffer, bytes, root);
-    }
     return mpt_shm_end(comm, status);
 }
 
@@ -398,6 +348,8 @@ mpt_status_t mpt_shm_all_to_all(mpt_comm_t *comm, const void *send, void *recv, 
     shm_call_t call = {.op = SHM_ALL_TO_ALL,
                        .bytes = bytes,
                        .send = mpt_shm_find(comm, send, (size_t)comm->ranks * bytes)};
+    if (mpt_shm_is_small(comm, (size_t)comm->ranks * bytes))
+        return mpt_shm_exchange_small(comm, &call, send, recv);
     mpt_status_t status = mpt_shm_begin(comm, &call);
     if (!status)
         status = find_sends(comm) ? all_to_all_direct(comm, recv, bytes)

@@ -14,7 +14,7 @@ static mpt_status_t all_could(mpt_comm_t *comm)
 {
     shm_t *shm = comm->impl;
     for (int r = 0; r < comm->ranks; r++) {
-        mpt_status_t status = (mpt_status_t)mpt_shm_call(shm, r)->status;
+        mpt_status_t status = (mpt_status_t)mpt_shm_call(comm, r)->status;
         if (!status)
             continue;
         comm->failed = shm->gave_up = 1;
@@ -34,9 +34,9 @@ static mpt_status_t take_peers(const mpt_comm_t *comm, shm_region_t *region)
 {
     const shm_t *shm = comm->impl;
     if (!shm->one_process)
-        return mpt_shm_take(comm, region->bytes, 0, region->peers);
+        return mpt_shm_take(comm, region->bytes, 1, region->peers);
     for (int r = 0; r < comm->ranks; r++)
-        region->peers[r] = (char *)(uintptr_t)mpt_shm_call(shm, r)->pointer;
+        region->peers[r] = (char *)(uintptr_t)mpt_shm_call(comm, r)->pointer;
     return MPT_OK;
 }
 
@@ -49,12 +49,12 @@ static mpt_status_t meet_and_take(mpt_comm_t *comm, const mpt_mem_t *mem, shm_re
                        .pointer = (uint64_t)(uintptr_t)mem->ptr,
                        .status = region ? MPT_OK : MPT_ERR_NO_MEMORY};
     if (!shm->one_process && region)
-        call.status = (int32_t)mpt_shm_offer(comm, mem->fd);
+        call.status = (uint8_t)mpt_shm_offer(comm, mem->fd);
     mpt_status_t status = mpt_shm_begin(comm, &call);
     status = status ? status : all_could(comm);
     if (status)
         return status;
-    call.status = (int32_t)take_peers(comm, region);
+    call.status = (uint8_t)take_peers(comm, region);
     status = mpt_shm_begin(comm, &call);
     return status ? status : all_could(comm);
 }
@@ -85,8 +85,8 @@ mpt_status_t mpt_shm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **han
     return MPT_OK;
 }
 
-/* Collectives end with a meeting, so that a peer reads our memory only while we are inside one as
- * well. After a failure that no longer holds: a thread may still be reading. It leaves as soon as
+/* Collectives end with a meeting, so that a peer reads or writes our memory only while we are inside one as
+ * well. After a failure that no longer holds: a thread may still be at it. It leaves as soon as
  * it sees the alarm. (Processes have mappings of their own.) */
 static void await_readers(const mpt_comm_t *comm)
 {

@@ -12,7 +12,7 @@
  * then, where ranks outnumber cores, by giving the core away; at last asleep, in slices short
  * enough to notice an alarm or a death soon. */
 #define SPINS 4000
-#define SPINS_YIELDING 50
+#define SPINS_YIELDING 4
 #define YIELDS 100
 #define SLICE_NS 2000000L
 
@@ -28,10 +28,12 @@ static int reached(const shm_flag_t *flag, uint32_t value)
     return (int32_t)(mpt_shm_load(flag) - value) >= 0;
 }
 
+/* The store alone leaves at once, with what was written before. Adding 0 orders it before a look at the sleepers: who counts
+ * itself later sees the value, and does not sleep. */
 void mpt_shm_raise(shm_flag_t *flag, uint32_t value)
 {
-    mpt_shm_store(flag, value);
-    if (__atomic_load_n(&flag->sleepers, __ATOMIC_SEQ_CST))
+    __atomic_store_n(&flag->value, value, __ATOMIC_RELEASE);
+    if (__atomic_fetch_add(&flag->sleepers, 0, __ATOMIC_SEQ_CST))
         syscall(SYS_futex, &flag->value, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
@@ -193,16 +195,27 @@ mpt_status_t mpt_shm_wait(mpt_comm_t *comm, shm_flag_t *flag, uint32_t value, in
     return wait_asleep(comm, flag, value, peer);
 }
 
-mpt_status_t mpt_shm_barrier(mpt_comm_t *comm)
+void mpt_shm_arrive(mpt_comm_t *comm)
 {
     shm_t *shm = comm->impl;
-    uint32_t epoch = ++shm->epoch;
-    mpt_shm_raise(&mpt_shm_head(shm, comm->rank)->arrived, epoch);
+    mpt_shm_raise(&mpt_shm_head(shm, comm->rank)->arrived, ++shm->epoch);
+}
+
+mpt_status_t mpt_shm_await_all(mpt_comm_t *comm, uint32_t epoch)
+{
+    shm_t *shm = comm->impl;
     for (int k = 1; k < comm->ranks; k++) {
         int peer = (comm->rank + k) % comm->ranks;
         mpt_status_t status = mpt_shm_wait(comm, &mpt_shm_head(shm, peer)->arrived, epoch, peer);
         if (status)
             return status;
     }
+    shm->met = epoch;
     return MPT_OK;
+}
+
+mpt_status_t mpt_shm_barrier(mpt_comm_t *comm)
+{
+    mpt_shm_arrive(comm);
+    return mpt_shm_await_all(comm, ((const shm_t *)comm->impl)->epoch);
 }

@@ -1,12 +1,9 @@
 #include "bench_host.h"
 
 #include <string.h>
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
+#include "past_caches.h"
 
 #define PIECE_BYTES ((size_t)1 << 20) /* of a copy, one task; a multiple of 64 */
-#define LINE_BYTES 64
 
 mpt_status_t mpt_bench_host_open(mpt_bench_host_t *host, const mpt_bench_host_params_t *params)
 {
@@ -52,43 +49,25 @@ typedef struct copy_job {
     int past_caches;
 } copy_job_t;
 
-/* Stores that do not read their line first: a memcpy that does moves half as much again. */
-static void copy_past_caches(char *dst, const char *src, size_t bytes)
-{
-    size_t done = 0;
-#if defined(__SSE2__)
-    for (; done + LINE_BYTES <= bytes; done += LINE_BYTES) {
-        const __m128i *from = (const __m128i *)(src + done);
-        __m128i *to = (__m128i *)(dst + done);
-        __m128i a = _mm_load_si128(from), b = _mm_load_si128(from + 1);
-        __m128i c = _mm_load_si128(from + 2), d = _mm_load_si128(from + 3);
-        _mm_stream_si128(to, a);
-        _mm_stream_si128(to + 1, b);
-        _mm_stream_si128(to + 2, c);
-        _mm_stream_si128(to + 3, d);
-    }
-    _mm_sfence();
-#endif
-    memcpy(dst + done, src + done, bytes - done);
-}
-
 static void copy_piece(void *ctx, int task, int worker)
 {
     const copy_job_t *job = ctx;
     size_t first = (size_t)task * job->piece;
     size_t bytes = job->bytes - first < job->piece ? job->bytes - first : job->piece;
     (void)worker;
-    if (job->past_caches)
-        copy_past_caches(job->dst + first, job->src + first, bytes);
-    else
+    if (job->past_caches) {
+        mpt_copy_past_caches(job->dst + first, job->src + first, bytes);
+        mpt_past_caches_end();
+    } else {
         memcpy(job->dst + first, job->src + first, bytes);
+    }
 }
 
 void mpt_bench_host_copy(const mpt_bench_host_t *host, int way, void *dst, const void *src, size_t bytes)
 {
     copy_job_t job = {.dst = dst, .src = src, .bytes = bytes, .piece = PIECE_BYTES, .past_caches = way == 1};
-    size_t share = bytes / (size_t)host->place.threads / LINE_BYTES * LINE_BYTES;
+    size_t share = bytes / (size_t)host->place.threads / MPT_LINE_BYTES * MPT_LINE_BYTES;
     if (share < job.piece)
-        job.piece = share + LINE_BYTES;
+        job.piece = share + MPT_LINE_BYTES;
     mpt_pool_run(host->pool, copy_piece, &job, (int)((bytes + job.piece - 1) / job.piece));
 }

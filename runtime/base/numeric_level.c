@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <stddef.h>
+#include "numeric_fused.h"
 #include "numeric_scalar.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -193,14 +194,13 @@ MPT_INLINE void sum_block(f16_ops_t f16, block_t *partials, const void *const *s
         add_block(partials[depth - 2], partials[depth - 1], count);
 }
 
+/* Of elements [done, count). */
 MPT_INLINE void tree_sum_body(f16_ops_t f16, void *out, mpt_dtype_t out_dtype,
                               const void *const *sources, int ranks, mpt_dtype_t wire,
-                              int64_t count)
+                              int64_t done, int64_t count)
 {
-    assert(ranks >= 1 && ranks <= MAX_RANKS && wire != MPT_F64);
-    assert(out_dtype == wire || out_dtype == MPT_F32 || wire == MPT_F32);
     block_t partials[MAX_PARTIALS];
-    for (int64_t first = 0; first < count; first += BLOCK) {
+    for (int64_t first = done; first < count; first += BLOCK) {
         int64_t here = count - first < BLOCK ? count - first : BLOCK;
         sum_block(f16, partials, sources, ranks, wire, first, here);
         settle_nans(partials[0], here);
@@ -222,10 +222,16 @@ MPT_INLINE void tree_sum_body(f16_ops_t f16, void *out, mpt_dtype_t out_dtype,
                                             mpt_dtype_t wire, int64_t count)                       \
     {                                                                                              \
         f16_ops_t f16 = {widen_f16_##level, narrow_f16_##level};                                   \
-        if (ranks == 1)                                                                            \
+        assert(ranks >= 1 && ranks <= MAX_RANKS && wire != MPT_F64);                               \
+        assert(out_dtype == wire || out_dtype == MPT_F32 || wire == MPT_F32);                      \
+        if (ranks == 1) {                                                                          \
             convert_##level(out, out_dtype, sources[0], wire, count);                              \
-        else                                                                                       \
-            tree_sum_body(f16, out, out_dtype, sources, ranks, wire, count);                       \
+            return;                                                                                \
+        }                                                                                          \
+        int64_t done = 0;                                                                          \
+        if (ranks <= FUSED_RANKS)                                                                  \
+            done = fused_##level(out, out_dtype, sources, ranks, wire, count);                     \
+        tree_sum_body(f16, out, out_dtype, sources, ranks, wire, done, count);                     \
     }
 
 static void widen_f16_portable(float *restrict dst, const uint16_t *restrict src, int64_t count)
@@ -238,6 +244,14 @@ static void narrow_f16_portable(uint16_t *restrict dst, const float *restrict sr
 {
     for (int64_t i = 0; i < count; i++)
         dst[i] = f32_to_f16(src[i]);
+}
+
+/* Compilers turn the blocks into vectors by themselves. */
+static int64_t fused_portable(void *out, mpt_dtype_t out_dtype, const void *const *sources, int ranks,
+                              mpt_dtype_t wire, int64_t count)
+{
+    (void)out, (void)out_dtype, (void)sources, (void)ranks, (void)wire, (void)count;
+    return 0;
 }
 
 DEFINE_LEVEL(portable, )
@@ -282,6 +296,104 @@ AVX512 static void narrow_f16_avx512(uint16_t *dst, const float *src, int64_t co
     narrow_f16_portable(dst + whole, src + whole, count - whole);
 }
 
+/* ---- vectors for fused sums. BF16 is rounded by integers: the processor's own conversion flushes subnormals. ---- */
+
+AVX2 MPT_INLINE __m256 load_f32_avx2(const float *from)
+{
+    return _mm256_loadu_ps(from);
+}
+
+AVX2 MPT_INLINE __m256 load_bf16_avx2(const uint16_t *from)
+{
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+AVX2 MPT_INLINE __m256 load_f16_avx2(const uint16_t *from)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
+}
+
+AVX2 MPT_INLINE void store_f32_avx2(float *to, __m256 value)
+{
+    _mm256_storeu_ps(to, value);
+}
+
+/* `value` is no NaN but the quiet one, which rounding leaves a quiet NaN. */
+AVX2 MPT_INLINE void store_bf16_avx2(uint16_t *to, __m256 value)
+{
+    __m256i bits = _mm256_castps_si256(value);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i up = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+    __m256i high = _mm256_srli_epi32(_mm256_add_epi32(bits, up), 16);
+    __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
+    _mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128(packed));
+}
+
+AVX2 MPT_INLINE void store_f16_avx2(uint16_t *to, __m256 value)
+{
+    _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+}
+
+AVX2 MPT_INLINE __m256 add_avx2(__m256 a, __m256 b)
+{
+    return _mm256_add_ps(a, b);
+}
+
+AVX2 MPT_INLINE __m256 settle_avx2(__m256 value)
+{
+    __m256 quiet = _mm256_castsi256_ps(_mm256_set1_epi32((int)F32_QUIET_NAN));
+    return _mm256_blendv_ps(value, quiet, _mm256_cmp_ps(value, value, _CMP_UNORD_Q));
+}
+
+AVX512 MPT_INLINE __m512 load_f32_avx512(const float *from)
+{
+    return _mm512_loadu_ps(from);
+}
+
+AVX512 MPT_INLINE __m512 load_bf16_avx512(const uint16_t *from)
+{
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+AVX512 MPT_INLINE __m512 load_f16_avx512(const uint16_t *from)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
+}
+
+AVX512 MPT_INLINE void store_f32_avx512(float *to, __m512 value)
+{
+    _mm512_storeu_ps(to, value);
+}
+
+AVX512 MPT_INLINE void store_bf16_avx512(uint16_t *to, __m512 value)
+{
+    __m512i bits = _mm512_castps_si512(value);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    __m512i high = _mm512_srli_epi32(_mm512_add_epi32(bits, up), 16);
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtepi32_epi16(high));
+}
+
+AVX512 MPT_INLINE void store_f16_avx512(uint16_t *to, __m512 value)
+{
+    _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+}
+
+AVX512 MPT_INLINE __m512 add_avx512(__m512 a, __m512 b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+AVX512 MPT_INLINE __m512 settle_avx512(__m512 value)
+{
+    __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+    return _mm512_mask_mov_ps(value, nan, _mm512_castsi512_ps(_mm512_set1_epi32((int)F32_QUIET_NAN)));
+}
+
+DEFINE_FUSED(avx2, AVX2, __m256, 8)
+DEFINE_FUSED(avx512, AVX512, __m512, 16)
 DEFINE_LEVEL(avx2, AVX2)
 DEFINE_LEVEL(avx512, AVX512)
 #endif

@@ -523,6 +523,65 @@ static void sums_that_are_not_finite_have_fixed_bits(void **state)
     }
 }
 
+/* Any bits at all: NaNs of either kind, infinities, subnormals, zeros of either sign. */
+static void fill_any_bits(void *array, mpt_dtype_t dtype, int64_t count, uint64_t *seed)
+{
+    static const uint32_t rare[] = {0x00000001u, 0x807fffffu, 0x7f800000u, 0xff800000u, 0x7fa00001u,
+                                    0xffc00000u, 0x80000000u, 0x00800000u, 0x7f7fffffu};
+    static const uint16_t rare_half[] = {0x0001, 0x83ff, 0x7c00, 0xfc00, 0x7c01, 0xfe00, 0x8000, 0x7f80, 0xff81, 0x7bff};
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits = xorshift(seed), pick = xorshift(seed) % 30;
+        if (dtype == MPT_F32)
+            ((uint32_t *)array)[i] = pick < 9 ? rare[pick] : bits;
+        else
+            ((uint16_t *)array)[i] = pick < 10 ? rare_half[pick] : (uint16_t)(bits >> 16);
+    }
+}
+
+static void check_any_bits(const mpt_numeric_level_t *level, const void *const *sources, int ranks,
+                           mpt_dtype_t wire, mpt_dtype_t out_dtype, int64_t count)
+{
+    unsigned char out[300 * 4];
+    level->tree_sum(out, out_dtype, sources, ranks, wire, count);
+    for (int64_t i = 0; i < count; i++) {
+        float leaves[9];
+        for (int r = 0; r < ranks; r++)
+            leaves[r] = (float)mpt_load(sources[r], wire, i);
+        float sum = tree_oracle(leaves, ranks);
+        uint32_t bits = isnan(sum) ? 0x7fc00000u : mpt_f32_bits(sum), got = 0;
+        sum = mpt_f32_from_bits(bits);
+        memcpy(&got, out + (size_t)i * mpt_dtype_bytes(out_dtype), mpt_dtype_bytes(out_dtype));
+        uint32_t expected = out_dtype == MPT_F32    ? bits
+                            : out_dtype == MPT_BF16 ? mpt_f32_to_bf16(sum)
+                                                    : mpt_f32_to_f16(sum);
+        if (got != expected)
+            fail_msg("%s: %d ranks, element %d: %x, not %x", level->name, ranks, (int)i, (unsigned)got,
+                     (unsigned)expected);
+    }
+}
+
+static void every_level_sums_any_bits_alike(void **state)
+{
+    (void)state;
+    static const mpt_dtype_t types[][2] = {{MPT_F32, MPT_F32}, {MPT_F32, MPT_BF16}, {MPT_F32, MPT_F16},
+                                           {MPT_BF16, MPT_BF16}, {MPT_BF16, MPT_F32}, {MPT_F16, MPT_F16},
+                                           {MPT_F16, MPT_F32}};
+    static uint32_t arrays[9][301];
+    uint64_t seed = 77;
+    const mpt_numeric_level_t *level;
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++)
+        for (int ranks = 2; ranks <= 9; ranks++) {
+            const void *sources[9]; /* each starts at its own place within a vector */
+            for (int r = 0; r < ranks; r++) {
+                sources[r] = (char *)arrays[r] + mpt_dtype_bytes(types[t][0]) * (size_t)(r % 2);
+                fill_any_bits((void *)(uintptr_t)sources[r], types[t][0], 300, &seed);
+            }
+            for (int l = 0; (level = mpt_numeric_level(l)); l++)
+                for (int64_t count = 283; count <= 300; count++)
+                    check_any_bits(level, sources, ranks, types[t][0], types[t][1], count);
+        }
+}
+
 static void a_sum_beyond_fp16_is_infinite_in_fp16_alone(void **state)
 {
     (void)state;
@@ -596,6 +655,7 @@ int main(void)
         cmocka_unit_test(short_arrays_sum_too),
         cmocka_unit_test(the_bits_do_not_depend_on_how_a_caller_cuts),
         cmocka_unit_test(sums_that_are_not_finite_have_fixed_bits),
+        cmocka_unit_test(every_level_sums_any_bits_alike),
         cmocka_unit_test(a_sum_beyond_fp16_is_infinite_in_fp16_alone),
         cmocka_unit_test(doubles_fold_in_the_same_tree),
         cmocka_unit_test(the_portable_level_is_always_there),

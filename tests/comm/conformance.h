@@ -9,10 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "comm.h"
 #include "numeric.h"
 
-#define SUITE_BUFFER_BYTES ((size_t)12 << 20)
+#define SUITE_BUFFER_BYTES ((size_t)20 << 20)
 #define SUITE_GUARD_BYTES ((size_t)64)
 #define SUITE_POISON 0xa5
 #define SUITE_MAX_RANKS 16
@@ -157,6 +158,10 @@ static inline char *suite_buffer(const suite_t *suite, int registered, int which
     return base + 64 * (size_t)suite->comm->rank;
 }
 
+/* How large calls go differs: small ones lie whole in a slot of shm's, large ones past the caches. */
+#define SUITE_SLOT_BYTES ((size_t)4096)
+#define SUITE_PAST_CACHES_BYTES ((size_t)8 << 20)
+
 static const mpt_dtype_t suite_wires[] = {MPT_F32, MPT_BF16, MPT_F16};
 static const int suite_ranks_in_order[SUITE_MAX_RANKS] = {0, 1, 2,  3,  4,  5,  6,  7,
                                                           8, 9, 10, 11, 12, 13, 14, 15};
@@ -183,9 +188,11 @@ static inline void suite_reduce_scatter_case(suite_t *suite, mpt_dtype_t wire, m
 
 static inline void suite_reduce_scatter(suite_t *suite)
 {
-    const int64_t counts[] = {1, 63, 64, 65, 100003 / suite->comm->ranks | 1};
+    const int64_t slot = (int64_t)SUITE_SLOT_BYTES / suite->comm->ranks;
+    const int64_t counts[] = {1,        63,           64,       65,           100003 / suite->comm->ranks | 1,
+                              slot / 2, slot / 2 + 1, slot / 4, slot / 4 + 1, slot / 4 - 1};
     for (int w = 0; w < 3; w++)
-        for (int c = 0; c < 5; c++)
+        for (int c = 0; c < 10; c++)
             for (int registered = 0; registered < 2; registered++) {
                 mpt_dtype_t wire = suite_wires[w];
                 suite_reduce_scatter_case(suite, wire, wire, counts[c], 1, registered);
@@ -214,15 +221,40 @@ static inline void suite_all_reduce_case(suite_t *suite, mpt_dtype_t wire, int64
 
 static inline void suite_all_reduce(suite_t *suite)
 {
-    const int64_t counts[] = {1, 63, 64, 65, 20011};
+    const int64_t counts[] = {1, 63, 64, 65, 20011, 128, 129, 256, 257, 1024, 1025, 2048, 2049};
     for (int w = 0; w < 3; w++) {
-        for (int c = 0; c < 5; c++)
+        for (int c = 0; c < 13; c++)
             for (int registered = 0; registered < 2; registered++) {
                 suite_all_reduce_case(suite, suite_wires[w], counts[c], 0, registered);
                 suite_all_reduce_case(suite, suite_wires[w], counts[c], 1, registered);
             }
         suite_all_reduce_case(suite, suite_wires[w], 1000003, w % 2, 0);
         suite_all_reduce_case(suite, suite_wires[w], 1000003, w % 2, 1);
+    }
+}
+
+/* Large enough to be stored past the caches, at an odd place, and in the middle of a line. */
+static inline void suite_past_caches(suite_t *suite)
+{
+    mpt_comm_t *comm = suite->comm;
+    for (int w = 0; w < 3; w++) {
+        mpt_dtype_t wire = suite_wires[w];
+        size_t element = mpt_dtype_bytes(wire);
+        int64_t count = (int64_t)(SUITE_PAST_CACHES_BYTES / element) + 1237;
+        char *send = suite_buffer(suite, 1, 0) + (1 + (size_t)comm->rank) * element;
+        char *recv = w == 1 ? send : suite_buffer(suite, 1, 1) + 3 * element;
+        suite_poison(recv, (size_t)count * element);
+        suite_fill(send, wire, comm->rank, count);
+        EXPECT(suite, mpt_comm_all_reduce(comm, send, recv, count, wire, NULL) == MPT_OK);
+        int64_t part = count / comm->ranks, first = part * comm->rank, step = part < 20011 ? part : 20011;
+        for (int r = 0; r < comm->ranks; r++) /* a bit of everyone's share, and all ends */
+            EXPECT(suite, suite_sums_agree(suite, recv + (size_t)(part * r) * element, wire, suite_ranks_in_order,
+                                           comm->ranks, wire, part * r, step));
+        EXPECT(suite, suite_sums_agree(suite, recv + (size_t)first * element, wire, suite_ranks_in_order,
+                                       comm->ranks, wire, first, part));
+        EXPECT(suite, suite_sums_agree(suite, recv + (size_t)(count - 999) * element, wire, suite_ranks_in_order,
+                                       comm->ranks, wire, count - 999, 999));
+        EXPECT(suite, suite_guarded(recv, (size_t)count * element));
     }
 }
 
@@ -264,8 +296,9 @@ static inline void suite_all_gather_case(suite_t *suite, size_t bytes, int in_pl
 
 static inline void suite_all_gather(suite_t *suite)
 {
-    const size_t sizes[] = {1, 63, 64, 65, (size_t)3000017 / (size_t)suite->comm->ranks};
-    for (int s = 0; s < 5; s++)
+    const size_t n = (size_t)suite->comm->ranks, large = SUITE_PAST_CACHES_BYTES / n * (n > 1 ? n / (n - 1) : 1);
+    const size_t sizes[] = {1, 63, 64, 65, 3000017 / n, SUITE_SLOT_BYTES, SUITE_SLOT_BYTES + 1, large + 1003};
+    for (int s = 0; s < 8; s++)
         for (int in_place = 0; in_place < 2; in_place++)
             for (int registered = 0; registered < 2; registered++)
                 suite_all_gather_case(suite, sizes[s], in_place, registered);
@@ -273,12 +306,12 @@ static inline void suite_all_gather(suite_t *suite)
 
 static inline void suite_broadcast(suite_t *suite)
 {
-    const size_t sizes[] = {1, 65, 1500003};
+    const size_t sizes[] = {1, 65, SUITE_SLOT_BYTES, SUITE_SLOT_BYTES + 1, 1500003, 2 * SUITE_PAST_CACHES_BYTES + 77};
     mpt_comm_t *comm = suite->comm;
     for (int root = 0; root < comm->ranks; root++)
-        for (int s = 0; s < 3; s++)
+        for (int s = 0; s < 6; s++)
             for (int registered = 0; registered < 2; registered++) {
-                if (sizes[s] > 1000 && root % 3 != 0)
+                if (sizes[s] > 5000 && root % 3 != 0)
                     continue; /* large ones from every third root */
                 char *buffer = suite_buffer(suite, registered, 0);
                 suite_poison(buffer, sizes[s]);
@@ -293,8 +326,9 @@ static inline void suite_broadcast(suite_t *suite)
 static inline void suite_all_to_all(suite_t *suite)
 {
     mpt_comm_t *comm = suite->comm;
-    const size_t sizes[] = {1, 65, (size_t)3000017 / (size_t)comm->ranks};
-    for (int s = 0; s < 3; s++)
+    const size_t slot = SUITE_SLOT_BYTES / (size_t)comm->ranks;
+    const size_t sizes[] = {1, 65, (size_t)3000017 / (size_t)comm->ranks, slot, slot + 1};
+    for (int s = 0; s < 5; s++)
         for (int registered = 0; registered < 2; registered++) {
             size_t bytes = sizes[s], total = bytes * (size_t)comm->ranks;
             char *send = suite_buffer(suite, registered, 0);
@@ -419,6 +453,45 @@ static inline void suite_reuse_after_return(suite_t *suite)
         suite_reuse_reductions(suite, round, send, recv);
         suite_reuse_copies(suite, round, send, recv);
     }
+}
+
+/* A root may run ahead of the others, who still read what it sent; calls of every kind take turns, more of them than
+ * there are places. Some ranks dawdle. */
+static inline void suite_many_small_calls(suite_t *suite)
+{
+    mpt_comm_t *comm = suite->comm;
+    const int n = comm->ranks;
+    int32_t all[SUITE_MAX_RANKS];
+    for (int32_t i = 0; i < 600; i++) {
+        int root = i < 300 ? 0 : i / 7 % n;
+        int32_t value = comm->rank == root ? 3 * i : -1;
+        if (i % 151 == 0 && comm->rank == (i / 151 + 1) % n)
+            nanosleep(&(struct timespec){.tv_nsec = 3000000}, NULL);
+        EXPECT(suite, mpt_comm_broadcast(comm, &value, sizeof value, root, NULL) == MPT_OK);
+        EXPECT(suite, value == 3 * i);
+        if (i < 300 || i % 3 == 0)
+            continue;
+        value = i * 100 + comm->rank;
+        EXPECT(suite, mpt_comm_all_gather(comm, &value, all, sizeof value, NULL) == MPT_OK);
+        for (int r = 0; r < n; r++)
+            EXPECT(suite, all[r] == i * 100 + r);
+        float sum = (float)(i + comm->rank);
+        EXPECT(suite, mpt_comm_all_reduce(comm, &sum, &sum, 1, MPT_F32, NULL) == MPT_OK);
+        EXPECT(suite, sum == (float)(n * i + n * (n - 1) / 2));
+    }
+}
+
+/* Memory that some ranks have registered and others not serves all. */
+static inline void suite_half_registered(suite_t *suite)
+{
+    mpt_comm_t *comm = suite->comm;
+    suite_all_reduce_case(suite, MPT_BF16, 300007, 0, comm->rank % 2);
+    suite_reduce_scatter_case(suite, MPT_BF16, MPT_F32, 30011, 0, comm->rank % 2);
+    suite_all_gather_case(suite, 300007, 1, comm->rank % 2);
+    char *buffer = suite_buffer(suite, comm->rank % 2, 0);
+    suite_fill_bytes(buffer, comm->rank, 0, 300007);
+    EXPECT(suite, mpt_comm_broadcast(comm, buffer, 300007, comm->ranks - 1, NULL) == MPT_OK);
+    EXPECT(suite, suite_bytes_agree(buffer, comm->ranks - 1, 0, 300007));
 }
 
 /* ---- splits ------------------------------------------------------------------------------------------ */
@@ -554,6 +627,7 @@ static inline int conformance_run(mpt_comm_t *comm, mpt_device_t *device)
     suite_open(&suite, device);
     suite_reduce_scatter(&suite);
     suite_all_reduce(&suite);
+    suite_past_caches(&suite);
     suite_all_reduce_same_everywhere(&suite);
     suite_special_values(&suite);
     /* Inputs that cannot tell the tree from other sums would prove nothing. */
@@ -565,6 +639,8 @@ static inline int conformance_run(mpt_comm_t *comm, mpt_device_t *device)
     suite_ring(&suite);
     suite_messages_in_order(&suite);
     suite_reuse_after_return(&suite);
+    suite_many_small_calls(&suite);
+    suite_half_registered(&suite);
     suite_splits(&suite);
     suite_counts_bytes(&suite);
     suite_refuses_bad_arguments(&suite);

@@ -260,6 +260,52 @@ static void different_calls_fail_on_every_rank(void **state)
     assert_party(&(party_t){.ranks = 3, .backend = "shm", .body = count_differently});
 }
 
+/* The root of a small broadcast does not wait for the others: it hears of their mistake in its next call. */
+static int broadcast_differently(party_rank_t *rank)
+{
+    float a[8] = {0};
+    if (rank->rank == 0) {
+        mpt_status_t status = mpt_comm_broadcast(rank->comm, a, 12, 0, NULL);
+        return (status != MPT_OK) + (sum_one(rank->comm) != MPT_ERR_COMM);
+    }
+    mpt_status_t status = rank->rank == 1 ? mpt_comm_broadcast(rank->comm, a, 12, 2, NULL)
+                                          : mpt_comm_broadcast(rank->comm, a, 12, 0, NULL);
+    if (rank->rank == 2 && status == MPT_OK)
+        status = sum_one(rank->comm);
+    return (status != MPT_ERR_COMM) +
+           (rank->rank == 1 && !strstr(rank->said, "called broadcast (fp32 to fp32, 12 bytes, root ") &&
+            !strstr(rank->said, "gave up"));
+}
+
+static void a_root_that_went_on_fails_in_its_next_call(void **state)
+{
+    (void)state;
+    assert_party(&(party_t){.ranks = 3, .backend = "shm", .body = broadcast_differently});
+    assert_party(&(party_t){.ranks = 3, .backend = "shm", .processes = 1, .body = broadcast_differently});
+}
+
+/* It is ahead by no more than there are places, and then waits, with the patience of any wait. */
+static int broadcast_to_nobody(party_rank_t *rank)
+{
+    char byte = 1;
+    mpt_status_t status = MPT_OK;
+    if (rank->rank == 1) {
+        while (mpt_comm_poll(rank->comm) == MPT_OK)
+            usleep(1000);
+        return !says(rank, "no sign of rank 1 for 0.2 s");
+    }
+    int calls = 0;
+    for (; !status && calls < 1000; calls++)
+        status = mpt_comm_broadcast(rank->comm, &byte, 1, 0, NULL);
+    return (status != MPT_ERR_COMM) + !(calls > 2) + !says(rank, "no sign of rank 1 for 0.2 s");
+}
+
+static void a_root_waits_for_ranks_far_behind(void **state)
+{
+    (void)state;
+    assert_party(&(party_t){.ranks = 2, .backend = "shm", .timeout_s = 0.2, .body = broadcast_to_nobody});
+}
+
 static int send_too_little(party_rank_t *rank)
 {
     char bytes[20] = {0};
@@ -472,6 +518,8 @@ int main(void)
         cmocka_unit_test(poll_sees_a_death_without_any_timeout),
         cmocka_unit_test(a_rank_that_left_is_not_waited_for),
         cmocka_unit_test(different_calls_fail_on_every_rank),
+        cmocka_unit_test(a_root_that_went_on_fails_in_its_next_call),
+        cmocka_unit_test(a_root_waits_for_ranks_far_behind),
         cmocka_unit_test(a_message_of_another_length_is_an_error),
         cmocka_unit_test(registered_memory_may_be_freed_after_a_failure),
         cmocka_unit_test(memory_is_not_given_up_while_others_read_it),

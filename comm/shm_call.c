@@ -1,0 +1,102 @@
+/*
+ * How a call begins: every rank writes what it calls, and the bytes of a small call, into a slot of its own segment and comes
+ * to a meeting; who needs another's slot waits until that rank has come, compares and reads. A slot is used again
+ * SHM_SLOTS meetings later, once all have come to a later meeting than its own: they have read it.
+ */
+#include "shm.h"
+
+#include <stdio.h>
+
+static const char *const op_names[] = {"nothing",   "reduce_scatter", "all_gather", "all_reduce",
+                                       "broadcast", "all_to_all",     "register"};
+
+static void describe(char *text, size_t size, const shm_call_t *call)
+{
+    snprintf(text, size, "%s (%s to %s, %llu bytes, root %d)",
+             op_names[call->op % (sizeof op_names / sizeof op_names[0])],
+             mpt_dtype_name((mpt_dtype_t)(call->wire % MPT_DTYPE_COUNT)),
+             mpt_dtype_name((mpt_dtype_t)(call->out % MPT_DTYPE_COUNT)),
+             (unsigned long long)call->bytes, call->root);
+}
+
+static int same_call(const shm_call_t *a, const shm_call_t *b)
+{
+    return a->op == b->op && a->root == b->root && a->wire == b->wire && a->out == b->out &&
+           a->bytes == b->bytes;
+}
+
+static mpt_status_t give_up_on_mismatch(mpt_comm_t *comm, int peer)
+{
+    char mine[96], theirs[96], text[MPT_COMM_MAX_TEXT];
+    describe(mine, sizeof mine, mpt_shm_call(comm, comm->rank));
+    describe(theirs, sizeof theirs, mpt_shm_call(comm, peer));
+    snprintf(text, sizeof text, "called %s while rank %d called %s", mine,
+             mpt_comm_world_rank(comm, peer), theirs);
+    return mpt_shm_give_up(comm, text);
+}
+
+mpt_status_t mpt_shm_compare(mpt_comm_t *comm, int peer)
+{
+    return same_call(mpt_shm_call(comm, comm->rank), mpt_shm_call(comm, peer))
+               ? MPT_OK
+               : give_up_on_mismatch(comm, peer);
+}
+
+/* Fetch the first lines of the slot after this one to write them: a peer was the last to read them. */
+static void own_soon(const shm_slot_t *slot)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("prefetchw %0\n\tprefetchw %1" : : "m"(slot->call), "m"(slot->bytes[0]));
+#else
+    __builtin_prefetch(&slot->call, 1);
+    __builtin_prefetch(slot->bytes, 1);
+#endif
+}
+
+/* Who is ahead by all slots waits for half of them: then several calls go without a wait. */
+mpt_status_t mpt_shm_open_slot(mpt_comm_t *comm, const shm_call_t *call, shm_slot_t **slot_p)
+{
+    shm_t *shm = comm->impl;
+    uint32_t next = shm->epoch + 1;
+    mpt_status_t status = mpt_shm_check_alarm(comm);
+    if (status)
+        return status;
+    if ((int32_t)(shm->met - (next - SHM_SLOTS)) <= 0) {
+        status = mpt_shm_await_all(comm, next - SHM_SLOTS / 2);
+        if (status)
+            return status;
+    }
+    shm->called = next;
+    *slot_p = mpt_shm_slot(comm, comm->rank, next);
+    (*slot_p)->call = *call;
+    own_soon(mpt_shm_slot(comm, comm->rank, next + 1));
+    return MPT_OK;
+}
+
+mpt_status_t mpt_shm_meet(mpt_comm_t *comm)
+{
+    mpt_status_t status = mpt_shm_barrier(comm);
+    for (int r = 0; r < comm->ranks && !status; r++)
+        if (r != comm->rank)
+            status = mpt_shm_compare(comm, r);
+    return status;
+}
+
+mpt_status_t mpt_shm_begin(mpt_comm_t *comm, const shm_call_t *call)
+{
+    shm_slot_t *slot;
+    mpt_status_t status = mpt_shm_open_slot(comm, call, &slot);
+    if (status)
+        return status;
+    mpt_shm_store(&mpt_shm_head(comm->impl, comm->rank)->state, SHM_INSIDE);
+    status = mpt_shm_meet(comm);
+    /* A barrier looks at the alarm only while it waits. Whoever raised it may free registered
+     * memory once it sees us outside, so look now, after having said that we are inside. */
+    return status ? status : mpt_shm_check_alarm(comm);
+}
+
+mpt_status_t mpt_shm_end(mpt_comm_t *comm, mpt_status_t status)
+{
+    mpt_shm_store(&mpt_shm_head(comm->impl, comm->rank)->state, SHM_OUTSIDE);
+    return status;
+}

@@ -1,0 +1,58 @@
+/*
+ * Copies whose stores go past the caches: they do not read a line before they overwrite it, and do not push out what is
+ * there. For large results that nobody reads soon; what is read soon comes back from memory. Pure.
+ */
+#ifndef MPT_PAST_CACHES_H
+#define MPT_PAST_CACHES_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MPT_LINE_BYTES ((size_t)64)
+
+/** As memcpy; whole lines of `dst` go past the caches, where the processor can. Other threads may see them late: call
+ *  mpt_past_caches_end before telling them. */
+static inline void mpt_copy_past_caches(void *dst, const void *src, size_t bytes)
+{
+    char *to = (char *)dst;
+    const char *from = (const char *)src;
+    size_t done = 0;
+#if defined(__SSE2__)
+    size_t head = (size_t)(-(uintptr_t)to & (MPT_LINE_BYTES - 1));
+    if (head < bytes) {
+        memcpy(to, from, head);
+        for (done = head; done + MPT_LINE_BYTES <= bytes; done += MPT_LINE_BYTES) {
+            const __m128i *line = (const __m128i *)(from + done);
+            __m128i a = _mm_loadu_si128(line), b = _mm_loadu_si128(line + 1);
+            __m128i c = _mm_loadu_si128(line + 2), d = _mm_loadu_si128(line + 3);
+            __m128i *out = (__m128i *)(to + done);
+            _mm_stream_si128(out, a);
+            _mm_stream_si128(out + 1, b);
+            _mm_stream_si128(out + 2, c);
+            _mm_stream_si128(out + 3, d);
+        }
+    }
+#endif
+    memcpy(to + done, from + done, bytes - done);
+}
+
+/** What this thread has stored past the caches comes before all that it stores from here on. */
+static inline void mpt_past_caches_end(void)
+{
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif
