@@ -22,11 +22,11 @@ static const void *lay_packed(mpt_bench_ops_t *ops, mpt_bench_case_t *own, const
                               int forward)
 {
     int64_t columns = forward ? own->out : own->in, depth = forward ? own->in : own->out;
-    size_t bytes = mpt_linear_pack_bytes(ops->backend, ops->host.isa, ops->compute, columns, depth);
+    size_t bytes = mpt_linear_pack_bytes(ops->backend, ops->host.isa, ops->math, columns, depth);
     if (bytes == 0)
         return NULL;
     void *packed = mpt_bench_lay(ops, own, MPT_BENCH_ASIDE, MPT_F32, (int64_t)(bytes / sizeof(float)));
-    const mpt_linear_pack_t pack = {.compute = ops->compute, .in = own->in, .out = own->out, .w = w,
+    const mpt_linear_pack_t pack = {.compute = ops->math, .in = own->in, .out = own->out, .w = w,
                                     .forward = forward ? packed : NULL, .backward = forward ? NULL : packed};
     if (packed != NULL)
         ops->failed = mpt_linear_pack(&ops->kernels, &pack, ops->host.stream);
@@ -40,7 +40,7 @@ static void lay_forward(mpt_bench_ops_t *ops, mpt_bench_case_t *own)
     mpt_dtype_t c = ops->compute;
     mpt_dtype_t y = own->head ? wide_of(ops) : c;
     own->args.linear_forward = (mpt_linear_forward_t){
-        .compute = c,
+        .compute = ops->math,
         .rows = rows,
         .in = in,
         .out = out,
@@ -58,7 +58,7 @@ static void lay_input_gradient(mpt_bench_ops_t *ops, mpt_bench_case_t *own)
     int64_t rows = own->rows, in = own->in, out = own->out;
     mpt_dtype_t c = ops->compute;
     own->args.linear_backward_input = (mpt_linear_backward_input_t){
-        .compute = c,
+        .compute = ops->math,
         .rows = rows,
         .in = in,
         .out = out,
@@ -74,7 +74,7 @@ static void lay_weight_gradient(mpt_bench_ops_t *ops, mpt_bench_case_t *own)
     int64_t rows = own->rows, in = own->in, out = own->out;
     mpt_dtype_t c = ops->compute;
     own->args.linear_backward_weight = (mpt_linear_backward_weight_t){
-        .compute = c,
+        .compute = ops->math,
         .rows = rows,
         .in = in,
         .out = out,

@@ -88,18 +88,19 @@ int64_t mpt_bench_flat_count(const mpt_bench_ops_t *ops)
 
 static mpt_status_t check_params(mpt_bench_ops_t *ops, const mpt_bench_ops_params_t *params)
 {
-    static const mpt_dtype_t types[] = {MPT_BF16, MPT_F16, MPT_F32};
+    static const mpt_dtype_t types[] = {MPT_BF16, MPT_F16, MPT_F32, MPT_TF32};
     const mpt_log_t *log = &ops->host.log;
     const char *name = ops->host.environment.kernels;
     int known = 0;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (strcmp(mpt_dtype_name(types[i]), params->compute) == 0) {
-            ops->compute = types[i];
+            ops->compute = mpt_dtype_memory(types[i]);
+            ops->math = types[i];
             known = 1;
         }
     ops->backend = mpt_kernels_find(name[0] != '\0' ? name : "cpu");
     if (!known)
-        mpt_log_error(log, "%s: not one of bf16, fp16, fp32", params->compute);
+        mpt_log_error(log, "%s: not one of bf16, fp16, fp32, tf32", params->compute);
     else if (ops->backend == NULL)
         mpt_log_error(log, "MPT_KERNELS=%s: not one of cpu, ref", name);
     else if (params->batch < 1 || params->seq < 1 || params->batch > MAX_ROWS / params->seq ||
@@ -117,7 +118,7 @@ static mpt_status_t open_kernels(mpt_bench_ops_t *ops)
 {
     mpt_kernels_limits_t limits;
     mpt_device_t *device = ops->host.device;
-    mpt_gpt2_limits(&ops->shape, ops->compute, &limits);
+    mpt_gpt2_limits(&ops->shape, ops->math, &limits);
     size_t bytes =
         mpt_kernels_scratch_bytes(ops->backend, ops->host.isa, ops->host.place.threads, &limits);
     mpt_status_t status = device->ops->mem_alloc(device, MPT_MEM_PRIVATE, bytes, &ops->scratch);
@@ -255,7 +256,7 @@ mpt_status_t mpt_bench_ops_run(mpt_bench_ops_t *ops)
 
 double mpt_bench_ops_peak(mpt_bench_ops_t *ops)
 {
-    return mpt_peak_flops(ops->host.device, ops->host.isa, ops->compute);
+    return mpt_peak_flops(ops->host.device, ops->host.isa, ops->math);
 }
 
 double mpt_bench_ops_copy(mpt_bench_ops_t *ops, int way, double bytes)

@@ -46,7 +46,8 @@ struct mpt_bench_case {
 struct mpt_bench_ops {
     mpt_bench_host_t host;
     mpt_boot_t *boot;
-    mpt_dtype_t compute;
+    mpt_dtype_t compute; /* of memory */
+    mpt_dtype_t math;    /* of linear layers: MPT_TF32, or the same */
     mpt_gpt2_shape_t shape;
     const mpt_kernels_ops_t *backend;
     mpt_kernels_t kernels;

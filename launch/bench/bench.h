@@ -23,14 +23,14 @@
 
 /* ---- bench/words.c: what command lines have in common ------------------------------------------------ */
 
-/* bf16, fp32, fp16 in this order, whether measured or not. */
-enum { MPT_BENCH_BF16, MPT_BENCH_FP32, MPT_BENCH_FP16, MPT_BENCH_TYPES };
+/* In this order, whether measured or not. tf32, which is no type of memory or of sums, only where it is asked for. */
+enum { MPT_BENCH_BF16, MPT_BENCH_FP32, MPT_BENCH_FP16, MPT_BENCH_TF32, MPT_BENCH_TYPES };
 
 /** Its name. */
 const char *mpt_bench_type_name(int type);
 /** How many types a list names, commas between; 0: it names something else. */
 int mpt_bench_types_count(const char *types);
-/** 1 where the list, which may be NULL (all), names the type. */
+/** 1 where the list, which may be NULL (all but tf32), names the type. */
 int mpt_bench_types_have(const char *types, int type);
 /** 1 where a name fits a pattern: a shell's, or a part of the name; NULL: all fit. */
 int mpt_bench_fits(const char *name, const char *pattern);

@@ -187,7 +187,7 @@ static void list_rows(comm_run_t *run)
         int sums = what == MPT_BENCH_ALL_REDUCE || what == MPT_BENCH_REDUCE_SCATTER;
         if (!mpt_bench_fits(mpt_bench_collective_name(what), run->only))
             continue;
-        for (int t = 0; t < MPT_BENCH_TYPES && sums; t++)
+        for (int t = 0; t < MPT_BENCH_TF32 && sums; t++)
             if (mpt_bench_types_have(run->types, t))
                 list_sizes(run, what, mpt_bench_type_name(t));
         if (!sums)
@@ -279,6 +279,8 @@ static mpt_parsed_t check_words(const comm_run_t *run, char *message)
 {
     static const char command[] = "mpt-ddp bench comm";
     int types = run->types ? mpt_bench_types_count(run->types) : MPT_BENCH_TYPES, count = 0;
+    if (run->types && mpt_bench_types_have(run->types, MPT_BENCH_TF32))
+        types = 0;
     for (int what = 0; what < MPT_BENCH_COLLECTIVES; what++)
         count += mpt_bench_fits(mpt_bench_collective_name(what), run->only);
     if (types > 0 && count > 0)

@@ -275,7 +275,7 @@ static mpt_parsed_t check_words(kernels_run_t *run, char *message)
     int types = run->types ? mpt_bench_types_count(run->types) : MPT_BENCH_TYPES;
     if (types == 0) {
         snprintf(message, MPT_OPTIONS_MESSAGE,
-                 "mpt-ddp bench kernels: --compute %s: of bf16, fp32, fp16, with commas", run->types);
+                 "mpt-ddp bench kernels: --compute %s: of bf16, fp32, fp16, tf32, with commas", run->types);
         return MPT_PARSED_ERROR;
     }
     if (run->report.dim % HEAD_DIM != 0) {
@@ -297,7 +297,7 @@ static int parse_words(kernels_run_t *run, int argc, char **argv)
     mpt_bench_kernels_report_t *r = &run->report;
     const mpt_option_t options[] = {
         {"--threads", "N", "threads of ours and of oneDNN (2, or the cores)", MPT_OPTION_INT, &run->threads, 1, 256},
-        {"--compute", "TYPES", "in these: bf16,fp32,fp16 (all)", MPT_OPTION_TEXT, &run->types, 0, 0},
+        {"--compute", "TYPES", "in these: bf16,fp32,fp16,tf32 (all but tf32)", MPT_OPTION_TEXT, &run->types, 0, 0},
         {"--only", "PATTERN", "operations whose name has this in it, or matches it: 'qkv*'", MPT_OPTION_TEXT,
          &run->only, 0, 0},
         {"--runs", "K", "timed runs of each (5 to 31, by their length)", MPT_OPTION_INT, &run->runs, 1,

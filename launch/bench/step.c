@@ -125,7 +125,7 @@ static mpt_parsed_t check_words(const mpt_bench_run_t *run, char *message)
     static const char command[] = "mpt-ddp bench step";
     int types = run->types ? mpt_bench_types_count(run->types) : 1;
     if (run->types && *run->types && types == 0)
-        snprintf(message, MPT_OPTIONS_MESSAGE, "%s: --compute %s: of bf16, fp32, fp16, with commas",
+        snprintf(message, MPT_OPTIONS_MESSAGE, "%s: --compute %s: of bf16, fp32, fp16, tf32, with commas",
                  command, run->types);
     else if (run->shards && !mpt_bench_shards_known(run->shards))
         snprintf(message, MPT_OPTIONS_MESSAGE,
@@ -150,7 +150,7 @@ static int parse_words(mpt_bench_run_t *run, int argc, char **argv)
          MPT_OPTION_INT, &run->steps, 1, MPT_BENCH_MAX_STEPS},
         {"--threads", "N", "threads of a rank (2; with a config or --shard, the config's)",
          MPT_OPTION_INT, &run->threads, 1, 4096},
-        {"--compute", "TYPES", "measure these: bf16,fp32,fp16; with --shard one of them",
+        {"--compute", "TYPES", "measure these: bf16,fp32,fp16,tf32 (all but tf32); with --shard one of them",
          MPT_OPTION_TEXT, &run->types, 0, 0},
         {"--all", NULL, "with a config: all three types, not only its own", MPT_OPTION_FLAG,
          &run->all_types, 0, 0},

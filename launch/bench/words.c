@@ -7,7 +7,7 @@
 
 const char *mpt_bench_type_name(int type)
 {
-    static const char *const names[MPT_BENCH_TYPES] = {"bf16", "fp32", "fp16"};
+    static const char *const names[MPT_BENCH_TYPES] = {"bf16", "fp32", "fp16", "tf32"};
     return names[type];
 }
 
@@ -29,7 +29,7 @@ int mpt_bench_types_count(const char *types)
 
 int mpt_bench_types_have(const char *types, int type)
 {
-    return !types || strstr(types, mpt_bench_type_name(type)) != NULL;
+    return types ? strstr(types, mpt_bench_type_name(type)) != NULL : type != MPT_BENCH_TF32;
 }
 
 int mpt_bench_fits(const char *name, const char *pattern)

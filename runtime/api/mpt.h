@@ -292,7 +292,7 @@ MPT_API mpt_status_t mpt_config_help(int fd);
 typedef struct mpt_bench_ops mpt_bench_ops_t;
 
 typedef struct mpt_bench_ops_params {
-    const char *compute; /* "bf16", "fp16", "fp32" */
+    const char *compute; /* "bf16", "fp16", "fp32", "tf32" */
     int threads;         /* 0: this process's cores */
     int64_t batch, seq, dim, heads, vocab; /* the GPT-2 whose shapes are run: one micro-batch of batch x seq rows */
     void (*log)(void *ctx, mpt_log_severity_t severity, const char *line); /* NULL: standard error */

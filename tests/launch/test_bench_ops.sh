@@ -56,6 +56,12 @@ is_object
 has out '"m": 32, "n": 256, "k": 64' # forward
 has out '"m": 256, "n": 64, "k": 32' # weight gradient
 
+echo "kernels: tf32 where it is asked for, beside fp32 products of oneDNN"
+# shellcheck disable=SC2086
+run 0 0 bench kernels $small --compute tf32 --only 'fc *' --json
+is_object
+[ "$(count_of '"tf32": ')" -eq 1 ] && [ "$(count_of '"over_onednn": [0-9.e+-]+')" -eq 4 ] || fail "tf32 is not measured"
+
 echo "kernels: the instruction level is what MPT_ISA allows, and said"
 for level in portable avx2; do
     # shellcheck disable=SC2086
@@ -117,6 +123,7 @@ refused 0 '--only' kernels --only nothing --dim 64 --vocab 100
 refused 0 'stray' kernels stray
 refused 0 '--sgv' kernels --sgv picture
 refused 2 '--types' comm --types int8
+refused 2 '--types' comm --types tf32
 refused 2 '--max' comm --max 63
 refused 2 '--only' comm --only all_to_all
 refused 2 '--svg' comm --svg "$work/no/such/folder/picture.svg"
