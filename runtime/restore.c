@@ -356,7 +356,9 @@ mpt_status_t mpt_session_refresh(mpt_session_t *s)
     mpt_status_t status = MPT_OK;
     if (state->master.data != NULL)
         status = mpt_state_refresh(state, &state->master, stochastic ? &rounding : NULL, &s->kernels, s->stream);
-    return status == MPT_OK ? mpt_gather_updated(&s->gather) : status;
+    if (status == MPT_OK)
+        status = mpt_gather_all_updated(&s->gather);
+    return status == MPT_OK ? mpt_worker_drain(s->overlap.worker) : status;
 }
 
 mpt_status_t mpt_restore(mpt_session_t *s, const char *resume, int fresh_over)

@@ -54,12 +54,8 @@ mpt_status_t mpt_session_validate(mpt_session_t *s, double *loss_p)
     if (micros == 0 || s->failed)
         return MPT_ERR_INVALID_ARG;
     mpt_status_t status = own_sums(s, micros, own);
-    s->comm->what = "validation";
     if (status == MPT_OK)
-        status = mpt_comm_all_gather(s->comm, own, all, (size_t)(1 + micros) * sizeof *own, s->stream);
-    s->comm->what = NULL;
-    if (status == MPT_OK)
-        status = s->device->ops->stream_synchronize(s->device, s->stream);
+        status = mpt_session_gather(s, "validation", own, all, (size_t)(1 + micros) * sizeof *own);
     if (status != MPT_OK) {
         s->failed = 1;
         mpt_session_abort(s, mpt_status_string(status));
@@ -104,7 +100,7 @@ mpt_status_t mpt_validate_ema(mpt_session_t *s, double *loss_p)
     if (status == MPT_OK)
         status = mpt_state_refresh(state, &state->ema, NULL, &s->kernels, s->stream);
     if (status == MPT_OK)
-        status = mpt_gather_updated(&s->gather);
+        status = mpt_gather_all_updated(&s->gather);
     if (status != MPT_OK)
         return give_up(s, status);
     mpt_status_t outcome = mpt_session_validate(s, loss_p); /* bad data: the weights must be themselves again all the same */

@@ -69,6 +69,7 @@ MPT_API void mpt_session_close(mpt_session_t *session);
 typedef struct mpt_session_info {
     int rank, ranks, threads;      /* threads of this rank */
     const char *device, *kernels, *isa, *comm; /* "cpu", "cpu", "amx", "shm" */
+    int overlap;                   /* 1: communication runs beside compute, on a thread of its own */
     const char *compute;           /* "bf16" */
     const char *reduce;            /* gradient wire type */
     int64_t parameters;            /* N, unpadded */
@@ -93,6 +94,8 @@ typedef struct mpt_step_result {
     int clipped, skipped;
     double loss_scale; /* that this step used */
     int64_t tokens;    /* since step 1 */
+    /* comm_ms: inside reductions, gathers and the exchange of records; exposed_comm_ms: of this rank's time, waiting for them or making them itself;
+     * compute_ms: the rest of step_ms. What overlaps counts to the step in which it ends. */
     double tokens_per_s, step_ms, compute_ms, comm_ms, exposed_comm_ms;
     double flops_6nd_per_s, flops_model_per_s, flops_causal_per_s, mfu;
     int64_t mem_bytes;
