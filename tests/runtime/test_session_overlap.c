@@ -141,7 +141,6 @@ enum { NORMS = 1 + 2 * 2, BELOW_HEAD = NORMS + 2 }; /* of one micro-step; in the
 
 static void take_ops(mpt_session_t *s, int rank)
 {
-    plain = mpt_kernels_find("cpu");
     s->kernels.ops = &own_ops[rank];
     s->overlap.own_kernels.ops = &job_ops[rank];
 }
