@@ -118,8 +118,10 @@ void mpt_session_traffic(const mpt_session_t *s, mpt_traffic_t *traffic_p)
     for (int i = mpt_session_comms(s, comms) - 1; i >= 0; i--) {
         traffic.collectives += comms[i]->stats.calls;
         traffic.bytes_sent += comms[i]->stats.bytes_sent;
-        traffic.seconds += comms[i]->stats.seconds;
     }
+    mpt_worker_times_t times = mpt_worker_times(s->overlap.worker);
+    traffic.seconds = times.busy;
+    traffic.exposed_seconds = times.waited;
     *traffic_p = traffic;
 }
 
