@@ -31,9 +31,9 @@ static int decide(const mpt_session_t *s)
     return wish != MPT_OVERLAP_OFF && (wish == MPT_OVERLAP_ON || pays(s)) && is_allowed(s);
 }
 
-int mpt_overlap_yields(const mpt_session_t *s)
+int mpt_overlap_shares_core(const mpt_session_t *s)
 {
-    return s->place.yield || (s->overlap.on && s->place.spare == 0);
+    return s->overlap.on && s->place.spare == 0;
 }
 
 /* ---- with what ----------------------------------------------------------------------------------------- */

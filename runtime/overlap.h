@@ -32,8 +32,8 @@ typedef struct mpt_overlap {
 mpt_status_t mpt_overlap_open(mpt_session_t *session);
 /** Its kernels, once there is memory and the session has its own. @return MPT_OK; MPT_ERR_INVALID_ARG. */
 mpt_status_t mpt_overlap_open_kernels(mpt_session_t *session);
-/** 1 where waits of the communicators must give the core away. */
-int mpt_overlap_yields(const mpt_session_t *session);
+/** 1 where the helper has no core of its own: it shares those that compute. */
+int mpt_overlap_shares_core(const mpt_session_t *session);
 /** End the worker, before the communicators go. */
 void mpt_overlap_end(mpt_session_t *session);
 /** Free the rest, after the communicators. */

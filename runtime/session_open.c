@@ -187,7 +187,8 @@ static mpt_status_t open_comm(mpt_session_t *s)
                                              .device = s->overlap.device,
                                              .log = &s->log,
                                              .timeout_s = s->config.comm.timeout_s,
-                                             .yield = mpt_overlap_yields(s),
+                                             .yield = s->place.yield || mpt_overlap_shares_core(s),
+                                             .beside = mpt_overlap_shares_core(s),
                                              .scratch = s->memory.comm_scratch},
                         &s->comm);
     s->group = s->comm;

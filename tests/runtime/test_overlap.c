@@ -112,15 +112,15 @@ static void without_a_serialized_mpi_its_backends_do_not_overlap(void **state)
     assert_true(overlaps(MPT_OVERLAP_ON, 4, 4, 1, "shm"));
 }
 
-static void a_helper_without_a_core_of_its_own_gives_way(void **state)
+static void a_helper_without_a_core_of_its_own_is_known_to_share_one(void **state)
 {
     (void)state;
     assert_true(overlaps(MPT_OVERLAP_ON, 4, 4, 0, "shm"));
-    assert_true(mpt_overlap_yields(&session));
+    assert_true(mpt_overlap_shares_core(&session));
     assert_true(overlaps(MPT_OVERLAP_ON, 4, 4, 1, "shm"));
-    assert_false(mpt_overlap_yields(&session));
+    assert_false(mpt_overlap_shares_core(&session));
     assert_false(overlaps(MPT_OVERLAP_OFF, 4, 4, 0, "shm"));
-    assert_false(mpt_overlap_yields(&session));
+    assert_false(mpt_overlap_shares_core(&session));
 }
 
 int main(void)
@@ -132,7 +132,7 @@ int main(void)
         cmocka_unit_test(auto_overlaps_between_hosts_without_one),
         cmocka_unit_test(on_and_off_are_taken_at_their_word),
         cmocka_unit_test(without_a_serialized_mpi_its_backends_do_not_overlap),
-        cmocka_unit_test(a_helper_without_a_core_of_its_own_gives_way),
+        cmocka_unit_test(a_helper_without_a_core_of_its_own_is_known_to_share_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
