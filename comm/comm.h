@@ -80,7 +80,7 @@ struct mpt_comm {
     const mpt_log_t *log; /* borrowed */
     double timeout_s;     /* a peer silent for so long is an error; 0: wait for ever */
     int yield;            /* more ranks than cores: waits give the core away */
-    int beside;           /* calls run beside compute, on its core: waits for the network sleep */
+    int beside;           /* calls run beside compute, on its core: waits sleep */
     void *scratch;        /* borrowed, scratch_bytes(ranks) */
     mpt_comm_stats_t stats;
     /* What the caller is doing now ("unit 3 gradients"), for error messages. Set by the caller at will;

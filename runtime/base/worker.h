@@ -31,7 +31,7 @@ typedef struct mpt_worker_params {
     int capacity;  /* jobs that can wait, >= 1: a post beyond waits for room */
     const int *cpus; /* the processors that the helper may use, cpu_count of them; NULL: those of the creator */
     int cpu_count;
-    /* Called once where the first job fails, by the thread that ran it, before anyone learns of it; may be NULL. */
+    /* Called once where the first job fails, by the thread that ran it, before it counts as done; may be NULL. */
     void (*failed)(void *ctx, mpt_status_t status);
     void *ctx;
     const mpt_log_t *log; /* borrowed */
