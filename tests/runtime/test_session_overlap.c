@@ -4,6 +4,7 @@
  */
 #include <time.h>
 
+#include "backends.h"
 #include "counted_malloc.h"
 #include "shard_fixture.h"
 
@@ -198,6 +199,62 @@ static void a_unit_is_reduced_while_the_layer_below_goes_backward(void **state)
     }
 }
 
+/* ---- handed over only when done ----------------------------------------------------------------------------- */
+
+static mpt_comm_ops_t slow_comm[FIXTURE_RANKS];
+
+static mpt_status_t all_gather_late(mpt_comm_t *comm, const void *send, void *recv, size_t bytes, mpt_stream_t *stream)
+{
+    sleep_ms(3);
+    return mpt_comm_shm.all_gather(comm, send, recv, bytes, stream);
+}
+
+static mpt_status_t to_wire_late(mpt_kernels_t *k, const mpt_to_wire_t *a, mpt_stream_t *s)
+{
+    sleep_ms(3);
+    return plain->to_wire(k, a, s);
+}
+
+/* Jobs take longer than the compute beside them: whoever does not wait reads and writes too early. */
+static mpt_status_t train_with_slow_jobs(mpt_session_t *s, int rank, void *ctx)
+{
+    (void)ctx;
+    own_ops[rank] = job_ops[rank] = *s->kernels.ops;
+    job_ops[rank].to_wire = to_wire_late;
+    slow_comm[rank] = *s->group->ops;
+    slow_comm[rank].all_gather = all_gather_late;
+    take_ops(s, rank);
+    s->group->ops = &slow_comm[rank];
+    return mpt_session_train(s, NULL);
+}
+
+static void jobs_slower_than_compute_change_no_bits(void **state)
+{
+    static const char *const sets[][4] = {{"train.global_batch=8", "train.steps=3", "precision.compute=bf16", NULL},
+                                          {"parallel.reduce_every=micro", "train.steps=3", "precision.compute=bf16", NULL},
+                                          {"train.global_batch=8", "train.steps=3", "precision.compute=fp32", NULL}};
+    static const char *const on[] = {"comm.overlap=on", NULL};
+    static const int modes[] = {SHARD_DDP, SHARD_ZERO1, SHARD_ZERO2, SHARD_ZERO3, SHARD_HSDP2};
+    (void)state;
+    plain = mpt_kernels_find("cpu");
+    for (int i = 0; i < 3; i++)
+        for (int m = 0; m < 5; m++) {
+            fixture_job_t job = shard_job(4, modes[m], "run", sets[i]);
+            fixture_run_t *off = run_with(4, modes[m], "comm.overlap=off", sets[i]);
+            shard_add(&job, on);
+            job.body = train_with_slow_jobs;
+            fixture_remove("run");
+            fixture_run_t *slow = fixture_expect(job, MPT_OK);
+            for (int r = 0; r < 4; r++)
+                if (!fixture_same_state(off, r, slow, r))
+                    fail_msg("%s, %s: rank %d has other weights or moments", sets[i][0], shard_modes[modes[m]].name, r);
+            fixture_free(off);
+            fixture_free(slow);
+        }
+}
+
+/* ---- metrics --------------------------------------------------------------------------------------------------- */
+
 static void without_overlap_all_communication_is_exposed(void **state)
 {
     static const char *const set[] = {"comm.overlap=off", "train.steps=4", NULL};
@@ -370,6 +427,7 @@ int main(void)
         cmocka_unit_test(one_rank_alone_gives_the_same_bits),
         cmocka_unit_test(a_flipped_bit_is_found_where_it_was_flipped),
         cmocka_unit_test(a_unit_is_reduced_while_the_layer_below_goes_backward),
+        cmocka_unit_test(jobs_slower_than_compute_change_no_bits),
         cmocka_unit_test(without_overlap_all_communication_is_exposed),
         cmocka_unit_test(a_steady_step_allocates_nothing),
         cmocka_unit_test(a_failure_while_jobs_are_under_way_ends_all_with_one_message),
