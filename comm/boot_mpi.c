@@ -47,6 +47,15 @@ const void *mpt_boot_mpi_comm(const mpt_boot_t *boot)
     return boot->ops == &boot_mpi_ops ? &((const boot_mpi_t *)boot->impl)->comm : NULL;
 }
 
+int mpt_boot_mpi_serialized(void)
+{
+    int initialized = 0, level = MPI_THREAD_SINGLE;
+    MPI_Initialized(&initialized);
+    if (initialized)
+        MPI_Query_thread(&level);
+    return level >= MPI_THREAD_SERIALIZED;
+}
+
 /* Does every host hold as many ranks, consecutive ones? Numbers on a host are in rank order: where they run
  * 0, 1, .. local_ranks - 1 again and again, each run is a host. */
 static mpt_status_t compare_hosts(mpt_boot_t *boot)

@@ -20,6 +20,8 @@ extern "C" {
 MPT_API mpt_status_t mpt_boot_mpi_create(const void *mpi_comm, const mpt_log_t *log,
                                          mpt_boot_t **boot_p);
 
+/** 1 where MPI lets several threads in, one at a time: initialised with MPI_THREAD_SERIALIZED or more. */
+int mpt_boot_mpi_serialized(void);
 /** Address of a boot's own MPI_Comm (borrowed); NULL where MPI did not make this boot. */
 const void *mpt_boot_mpi_comm(const mpt_boot_t *boot);
 

@@ -63,6 +63,7 @@ mpt_status_t mpt_comm_create(const mpt_comm_params_t *params, mpt_comm_t **comm_
                          .log = params->log,
                          .timeout_s = params->timeout_s,
                          .yield = params->yield,
+                         .beside = params->beside,
                          .scratch = params->scratch};
     mpt_status_t status = ops->create(comm);
     if (status)
@@ -127,6 +128,7 @@ static mpt_status_t child_prepare(mpt_comm_t *comm, const int *members, int coun
                           .log = comm->log,
                           .timeout_s = comm->timeout_s,
                           .yield = comm->yield,
+                          .beside = comm->beside,
                           .parent = comm,
                           .idle = comm->idle};
     child->world = malloc((size_t)count * sizeof *child->world);

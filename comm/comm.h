@@ -80,6 +80,7 @@ struct mpt_comm {
     const mpt_log_t *log; /* borrowed */
     double timeout_s;     /* a peer silent for so long is an error; 0: wait for ever */
     int yield;            /* more ranks than cores: waits give the core away */
+    int beside;           /* calls run beside compute, on its core: waits sleep */
     void *scratch;        /* borrowed, scratch_bytes(ranks) */
     mpt_comm_stats_t stats;
     /* What the caller is doing now ("unit 3 gradients"), for error messages. Set by the caller at will;
@@ -102,7 +103,7 @@ typedef struct mpt_comm_params {
     mpt_device_t *device; /* the CPU's, or NULL */
     const mpt_log_t *log;
     double timeout_s;
-    int yield;
+    int yield, beside;
     void *scratch; /* mpt_comm_scratch_bytes(backend, ranks); may be NULL if that is 0 */
 } mpt_comm_params_t;
 

@@ -129,6 +129,7 @@ static mpt_comm_t inner_part(mpt_comm_t *comm, const mpt_comm_ops_t *ops, int ra
                         .log = comm->log,
                         .timeout_s = comm->timeout_s,
                         .yield = comm->yield,
+                        .beside = comm->beside,
                         .whole = comm,
                         .idle = look_after_whole};
 }

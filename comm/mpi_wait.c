@@ -3,10 +3,14 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define LOOKS_PER_CHECK                                                                            \
     256 /* looks without result before the clock and the alarm are looked at   \
                              */
+
+#define LOOKS_BEFORE_NAP 2
+#define NAP_NS 250000L
 
 #define STAGGER_S 0.02
 #define STAGGERED 50 /* ranks */
@@ -162,11 +166,22 @@ static mpt_status_t check_wait(mpt_comm_t *comm, const mpi_batch_t *batch, doubl
     return status;
 }
 
+/* Beside compute a thread that yields gets the core back when the other's time slice ends, which is longer than what MPI has under way
+ * takes to arrive. One that wakes up gets it at once. */
+static void give_way(const mpt_comm_t *comm, int fruitless)
+{
+    const struct timespec nap = {.tv_nsec = NAP_NS};
+    if (!comm->beside && comm->yield)
+        sched_yield();
+    if (comm->beside && fruitless > LOOKS_BEFORE_NAP)
+        nanosleep(&nap, NULL);
+}
+
 /* The timeout counts from the latest message that ended: slow is not dead. */
 mpt_status_t mpt_mpi_finish(mpt_comm_t *comm, mpi_batch_t *batch)
 {
     double since = mpt_comm_now();
-    int left = batch->count, idle = 0;
+    int left = batch->count, idle = 0, fruitless = 0;
     while (left > 0) {
         int completed = 0;
         mpt_status_t status = look(comm, batch, &completed);
@@ -178,8 +193,9 @@ mpt_status_t mpt_mpi_finish(mpt_comm_t *comm, mpi_batch_t *batch)
         }
         if (status)
             return status;
-        if (completed <= 0 && comm->yield)
-            sched_yield();
+        fruitless = completed > 0 ? 0 : fruitless + 1;
+        if (fruitless > 0)
+            give_way(comm, fruitless);
     }
     batch->count = 0;
     return MPT_OK;

@@ -187,7 +187,7 @@ mpt_status_t mpt_shm_wait(mpt_comm_t *comm, shm_flag_t *flag, uint32_t value, in
             return MPT_OK;
         spin_pause();
     }
-    for (int i = comm->yield ? YIELDS : 0; i > 0; i--) {
+    for (int i = comm->yield && !comm->beside ? YIELDS : 0; i > 0; i--) { /* beside compute a yield takes its time slice */
         if (reached(flag, value))
             return MPT_OK;
         sched_yield();

@@ -104,10 +104,11 @@ static void announce(const mpt_train_run_t *run, const mpt_session_info_t *info)
         snprintf(steps, sizeof(steps), ", steps %lld to %lld", (long long)info->first_step,
                  (long long)info->steps);
     mpt_progress_note(run->progress,
-                      "%s parameters, %s on %s (%s), %d rank%s x %d thread%s, %lld tokens a step%s",
+                      "%s parameters, %s on %s (%s), %d rank%s x %d thread%s%s, %lld tokens a step%s",
                       mpt_format_si((double)info->parameters).s, info->compute, info->device,
                       info->isa, info->ranks, info->ranks > 1 ? "s" : "", info->threads,
-                      info->threads > 1 ? "s" : "", (long long)info->tokens_per_step, steps);
+                      info->threads > 1 ? "s" : "", info->overlap ? ", communication beside compute" : "",
+                      (long long)info->tokens_per_step, steps);
 }
 
 static void measure_memory(mpt_train_run_t *run)

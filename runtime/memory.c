@@ -146,6 +146,19 @@ static mpt_state_params_t state_params(const mpt_memory_t *memory, const mpt_mem
         .with_ema = config->train.ema > 0.0};
 }
 
+mpt_kernels_limits_t mpt_memory_worker_limits(const mpt_config_t *config)
+{
+    return (mpt_kernels_limits_t){.compute = config->precision.compute};
+}
+
+/* Whether or not communication overlaps in this run: a plan cannot know that. */
+static void cut_worker(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt_arena_t *arena)
+{
+    mpt_kernels_limits_t limits = mpt_memory_worker_limits(params->config);
+    memory->worker_scratch_bytes = mpt_kernels_scratch_bytes(params->kernel_ops, params->isa, 1, &limits);
+    memory->worker_scratch = mpt_arena_cut(arena, MPT_USE_SCRATCH, memory->worker_scratch_bytes);
+}
+
 void mpt_memory_cut(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt_arena_t *private_arena,
                     mpt_arena_t *peer_arena)
 {
@@ -159,6 +172,7 @@ void mpt_memory_cut(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt
     memory->kernel_scratch_bytes =
         mpt_kernels_scratch_bytes(params->kernel_ops, params->isa, params->threads, &limits);
     memory->kernel_scratch = mpt_arena_cut(private_arena, MPT_USE_SCRATCH, memory->kernel_scratch_bytes);
+    cut_worker(memory, params, private_arena);
     memory->micro_sumsq = mpt_arena_cut(private_arena, MPT_USE_SCRATCH, sizeof(double));
     memory->micro_bad = mpt_arena_cut(private_arena, MPT_USE_SCRATCH, sizeof(mpt_offender_t));
     cut_comm(memory, params, private_arena);

@@ -28,6 +28,8 @@ typedef struct mpt_memory {
     mpt_state_t state;
     void *kernel_scratch;
     size_t kernel_scratch_bytes;
+    void *worker_scratch;  /* of the kernels that reduce beside the model's */
+    size_t worker_scratch_bytes;
     void *comm_scratch;
     void *consensus;       /* records and their folding */
     uint8_t *votes;        /* [ranks] */
@@ -49,6 +51,8 @@ int mpt_memory_lanes(const mpt_config_t *config, int ranks);
 int64_t mpt_memory_val_micros(const mpt_config_t *config, int ranks);
 /** Build layout and model tables (host memory, small). @return MPT_OK; MPT_ERR_NO_MEMORY (logged); MPT_ERR_INVALID_ARG. */
 mpt_status_t mpt_memory_create(mpt_memory_t *memory, const mpt_memory_params_t *params);
+/** Limits of the kernels that reduce: elementwise ones, by one thread. */
+mpt_kernels_limits_t mpt_memory_worker_limits(const mpt_config_t *config);
 /** Cut everything. Pure on counting arenas. */
 void mpt_memory_cut(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt_arena_t *private_arena,
                     mpt_arena_t *peer_arena);

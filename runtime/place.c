@@ -88,7 +88,8 @@ static void divide(const cores_t *all, int ranks, int rank, int threads, mpt_pla
     place->load = (double)place->threads * sharers / (own->count > 0 ? own->count : 1);
     place->load = place->load > 1.0 ? place->load : 1.0;
     place->bound = share > 0 && place->threads <= share;
-    for (int i = 0; i < place->threads && place->bound; i++)
+    place->spare = place->bound ? share - place->threads : 0;
+    for (int i = 0; i < share && place->bound; i++)
         place->cpus[i] = own->cpu[before * share + i];
 }
 

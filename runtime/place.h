@@ -18,7 +18,8 @@ typedef struct mpt_place {
     int bound;  /* cpus[] is meaningful */
     double load; /* threads of the ranks that share these cores, over the cores; at least 1 */
     int yield;  /* this host has fewer cores than threads of all its ranks: waits give the core away */
-    int cpus[MPT_PLACE_MAX_THREADS];
+    int spare;  /* cores of this rank's share that none of its threads has */
+    int cpus[MPT_PLACE_MAX_THREADS]; /* of the threads, then the spare ones */
 } mpt_place_t;
 
 /** Choose. `threads` 0: this rank's share of the cores, at least 1. Collective over the boot. @return MPT_OK; MPT_ERR_COMM. */

@@ -350,7 +350,7 @@ static mpt_status_t start_fresh(mpt_session_t *s, int fresh_over)
 mpt_status_t mpt_session_weights_changed(mpt_session_t *s)
 {
     mpt_gpt2_weights_changed(&s->memory.model);
-    return mpt_gather_updated(&s->gather);
+    return mpt_gather_all_updated(&s->gather);
 }
 
 mpt_status_t mpt_session_refresh(mpt_session_t *s)
@@ -361,7 +361,9 @@ mpt_status_t mpt_session_refresh(mpt_session_t *s)
     mpt_status_t status = MPT_OK;
     if (state->master.data != NULL)
         status = mpt_state_refresh(state, &state->master, stochastic ? &rounding : NULL, &s->kernels, s->stream);
-    return status == MPT_OK ? mpt_session_weights_changed(s) : status;
+    if (status == MPT_OK)
+        status = mpt_session_weights_changed(s);
+    return status == MPT_OK ? mpt_worker_drain(s->overlap.worker) : status;
 }
 
 mpt_status_t mpt_restore(mpt_session_t *s, const char *resume, int fresh_over)

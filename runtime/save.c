@@ -77,13 +77,11 @@ static mpt_status_t vote_by_comm(mpt_session_t *s, uint8_t own, uint8_t *worst_p
 {
     uint8_t *all = s->memory.votes;
     double limit = s->comm->timeout_s;
-    s->comm->what = "vote on a checkpoint";
+    mpt_status_t status = mpt_worker_drain(s->overlap.worker); /* whose calls have the usual patience */
     s->comm->timeout_s = limit > 0.0 ? limit + SAVE_GRACE_S : 0.0;
-    mpt_status_t status = mpt_comm_all_gather(s->comm, &own, all, 1, s->stream);
-    s->comm->timeout_s = limit;
-    s->comm->what = NULL;
     if (status == MPT_OK)
-        status = s->device->ops->stream_synchronize(s->device, s->stream);
+        status = mpt_session_gather(s, "vote on a checkpoint", &own, all, 1);
+    s->comm->timeout_s = limit;
     if (status != MPT_OK) {
         s->failed = 1;
         return status;

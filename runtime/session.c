@@ -98,13 +98,6 @@ mpt_status_t mpt_session_vote(mpt_session_t *s, mpt_status_t own)
     return worst;
 }
 
-double mpt_session_comm_seconds(const mpt_session_t *s)
-{
-    mpt_traffic_t traffic;
-    mpt_session_traffic(s, &traffic);
-    return traffic.seconds;
-}
-
 int mpt_session_comms(const mpt_session_t *s, mpt_comm_t *comms[3])
 {
     int count = 0;
@@ -121,15 +114,37 @@ void mpt_session_traffic(const mpt_session_t *s, mpt_traffic_t *traffic_p)
 {
     mpt_comm_t *comms[3];
     mpt_traffic_t traffic = {0};
+    (void)mpt_worker_drain(s->overlap.worker); /* which counts them */
     for (int i = mpt_session_comms(s, comms) - 1; i >= 0; i--) {
         traffic.collectives += comms[i]->stats.calls;
         traffic.bytes_sent += comms[i]->stats.bytes_sent;
-        traffic.seconds += comms[i]->stats.seconds;
     }
+    mpt_worker_times_t times = mpt_worker_times(s->overlap.worker);
+    traffic.seconds = times.busy;
+    traffic.exposed_seconds = times.waited;
     *traffic_p = traffic;
 }
 
+mpt_status_t mpt_session_gather(mpt_session_t *s, const char *what, const void *send, void *recv, size_t bytes)
+{
+    mpt_overlap_t *overlap = &s->overlap;
+    mpt_status_t status = mpt_worker_drain(overlap->worker);
+    if (status != MPT_OK)
+        return status;
+    s->comm->what = what;
+    status = mpt_comm_all_gather(s->comm, send, recv, bytes, overlap->stream);
+    s->comm->what = NULL;
+    return status == MPT_OK ? overlap->device->ops->stream_synchronize(overlap->device, overlap->stream) : status;
+}
+
 void mpt_session_abort(mpt_session_t *s, const char *reason)
+{
+    mpt_worker_stop(s->overlap.worker, MPT_ERR_COMM);
+    (void)mpt_worker_drain(s->overlap.worker);
+    mpt_session_abort_comms(s, reason);
+}
+
+void mpt_session_abort_comms(mpt_session_t *s, const char *reason)
 {
     mpt_comm_t *comms[3];
     for (int i = mpt_session_comms(s, comms) - 1; i >= 0; i--)
@@ -159,7 +174,9 @@ void mpt_session_close(mpt_session_t *s)
     mpt_metrics_close(s->metrics);
     mpt_data_close(s->train);
     mpt_data_close(s->val);
+    mpt_overlap_end(s);
     close_comm(s);
+    mpt_overlap_close(s);
     mpt_memory_release(&s->memory);
     mpt_arena_release(&s->peer_arena);
     mpt_arena_release(&s->private_arena);
@@ -187,6 +204,7 @@ void mpt_session_info(const mpt_session_t *s, mpt_session_info_t *info_p)
         .kernels = s->memory_params.kernel_ops->name,
         .isa = mpt_isa_name(s->memory_params.isa),
         .comm = s->comm->ops->name,
+        .overlap = s->overlap.on,
         .compute = mpt_dtype_name(config->precision.compute),
         .reduce = mpt_dtype_name(config->precision.reduce),
         .parameters = s->memory.layout.parameters,
@@ -205,9 +223,23 @@ void mpt_session_info(const mpt_session_t *s, mpt_session_info_t *info_p)
         .metrics_path = s->metrics != NULL ? mpt_metrics_path(s->metrics) : ""};
 }
 
+/* The helper's reductions count with the session's own. */
+static void collect_profile(mpt_session_t *s)
+{
+    mpt_kernels_t *helper = s->overlap.kernels;
+    (void)mpt_worker_drain(s->overlap.worker);
+    for (int op = 0; op < MPT_OP_COUNT && helper != &s->kernels; op++) {
+        s->kernels.profile[op].seconds += helper->profile[op].seconds;
+        s->kernels.profile[op].flops += helper->profile[op].flops;
+        s->kernels.profile[op].calls += helper->profile[op].calls;
+        helper->profile[op] = (mpt_op_profile_t){0};
+    }
+}
+
 int mpt_session_profile(mpt_session_t *s, mpt_profile_row_t *rows, int capacity, int reset)
 {
     int count = 0;
+    collect_profile(s);
     for (int op = 0; op < MPT_OP_COUNT; op++) {
         mpt_op_profile_t *from = &s->kernels.profile[op];
         if (from->calls == 0 || count == capacity)

@@ -19,6 +19,7 @@
 #include "metrics.h"
 #include "mpt.h"
 #include "optimizer.h"
+#include "overlap.h"
 #include "place.h"
 #include "pool.h"
 #include "reducer.h"
@@ -58,6 +59,7 @@ struct mpt_session {
     size_t planned_bytes;
     mpt_memory_t memory;
     mpt_kernels_t kernels;
+    mpt_overlap_t overlap;           /* whose worker makes the collectives */
     mpt_comm_t *comm;                /* all ranks */
     mpt_comm_t *group, *across;      /* hsdp: children of it; else group is comm itself and across NULL */
     void *registration[3];           /* of the peer arena, with comm, group, across */
@@ -84,10 +86,13 @@ struct mpt_session {
 
 /** The session's communicators, children first; returns their number. */
 int mpt_session_comms(const mpt_session_t *session, mpt_comm_t *comms[3]);
-/** Make every rank's collectives fail soon, on all of the session's communicators. Local. */
+/** Make every rank's collectives fail soon, on all of the session's communicators, once the one under way has ended. Local. */
 void mpt_session_abort(mpt_session_t *session, const char *reason);
-/** Wall time inside this session's collectives so far. */
-double mpt_session_comm_seconds(const mpt_session_t *session);
+/** The same by the thread that has the communicators. */
+void mpt_session_abort_comms(mpt_session_t *session, const char *reason);
+/** All-gather over all ranks outside of the worker's jobs, after all of them. Complete on return. `what` is named in errors. @return MPT_OK;
+ *  MPT_ERR_COMM; MPT_ERR_DEVICE. */
+mpt_status_t mpt_session_gather(mpt_session_t *session, const char *what, const void *send, void *recv, size_t bytes);
 /** Every rank's status in, the worst out; errors held are said by the first rank that has it. Collective over the boot: for open and
  *  restore. */
 mpt_status_t mpt_session_vote(mpt_session_t *session, mpt_status_t own);

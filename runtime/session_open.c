@@ -184,10 +184,11 @@ static mpt_status_t open_comm(mpt_session_t *s)
     mpt_status_t status =
         mpt_comm_create(&(mpt_comm_params_t){.backend = s->memory_params.comm_backend,
                                              .boot = s->boot,
-                                             .device = s->device,
+                                             .device = s->overlap.device,
                                              .log = &s->log,
                                              .timeout_s = s->config.comm.timeout_s,
-                                             .yield = s->place.yield,
+                                             .yield = s->place.yield || mpt_overlap_shares_core(s),
+                                             .beside = mpt_overlap_shares_core(s),
                                              .scratch = s->memory.comm_scratch},
                         &s->comm);
     s->group = s->comm;
@@ -247,11 +248,14 @@ static void open_reducer(mpt_session_t *s)
     int64_t contributed = state->reduce_micro ? 1 : state->micro_steps;
     s->reducer = (mpt_reducer_t){.state = &s->memory.state,
                                  .kernels = &s->kernels,
+                                 .stream = s->stream,
+                                 .worker = s->overlap.worker,
+                                 .worker_kernels = s->overlap.kernels,
+                                 .worker_stream = s->overlap.stream,
                                  .group = s->group,
                                  .across = s->across,
-                                 .stream = s->stream,
                                  .divisor = mpt_reducer_divisor(state->wire, contributed, s->boot->ranks)};
-    mpt_gather_init(&s->gather, &s->memory.state, s->group, s->stream);
+    mpt_gather_init(&s->gather, &s->memory.state, s->overlap.worker, s->group, s->overlap.stream);
 }
 
 static mpt_status_t open_kernels(mpt_session_t *s)
@@ -265,6 +269,8 @@ static mpt_status_t open_kernels(mpt_session_t *s)
     model->kernels = &s->kernels;
     model->stream = s->stream;
     model->hooks = mpt_step_forward_hooks(s);
+    if (status == MPT_OK)
+        status = mpt_overlap_open_kernels(s);
     open_reducer(s);
     return status;
 }
@@ -369,9 +375,9 @@ typedef mpt_status_t (*stage_t)(mpt_session_t *session);
 
 static mpt_status_t open_stages(mpt_session_t *s, const mpt_session_params_t *params)
 {
-    static const stage_t before[] = {check_environment, choose_backends,   open_device,    open_memory,
-                                     open_comm,         open_groups,       open_registration,
-                                     open_consensus,    open_kernels,      open_data};
+    static const stage_t before[] = {check_environment, choose_backends, open_device,       mpt_overlap_open,
+                                     open_memory,       open_comm,       open_groups,       open_registration,
+                                     open_consensus,    open_kernels,    open_data};
     static const stage_t after[] = {agree_on_run, open_files, measure_peak, read_first_step};
     mpt_status_t status = mpt_session_vote(s, open_config(s, &params->config));
     for (size_t i = 0; i < sizeof before / sizeof *before && status == MPT_OK; i++)

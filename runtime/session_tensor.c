@@ -34,14 +34,17 @@ static void *gather_slices(mpt_session_t *s, const mpt_held_t *held, int unit)
     const mpt_layout_t *layout = &s->memory.layout;
     size_t element = mpt_dtype_bytes(held->dtype);
     size_t bytes = (size_t)layout->units[unit].padded * element;
+    mpt_overlap_t *overlap = &s->overlap;
+    if (mpt_worker_drain(overlap->worker) != MPT_OK)
+        return NULL;
     void *whole = malloc(bytes);
     mpt_status_t status = whole != NULL ? MPT_OK : mpt_log_no_memory(&s->log, bytes, "a unit's tensors");
     status = mpt_comm_agree(s->group, status);
     if (status == MPT_OK)
         status = mpt_comm_all_gather(s->group, mpt_held_slice(&s->memory.state, held, unit), whole,
-                                     (size_t)mpt_layout_slice(layout, unit) * element, s->stream);
+                                     (size_t)mpt_layout_slice(layout, unit) * element, overlap->stream);
     if (status == MPT_OK)
-        status = s->device->ops->stream_synchronize(s->device, s->stream);
+        status = overlap->device->ops->stream_synchronize(overlap->device, overlap->stream);
     if (status == MPT_OK)
         return whole;
     free(whole);
@@ -58,7 +61,7 @@ int64_t mpt_session_tensor(mpt_session_t *s, const char *name, const char *kind,
     int unit = layout->tensors[tensor].unit;
     int64_t count = mpt_tensor_count(&layout->tensors[tensor]);
     void *gathered = pieces ? gather_slices(s, held, unit) : NULL;
-    if ((pieces && gathered == NULL) || s->device->ops->stream_synchronize(s->device, s->stream) != MPT_OK) {
+    if (mpt_worker_drain(s->overlap.worker) != MPT_OK || (pieces && gathered == NULL) || s->device->ops->stream_synchronize(s->device, s->stream) != MPT_OK) {
         free(gathered);
         return -1;
     }

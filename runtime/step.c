@@ -55,7 +55,7 @@ static void inject_before(mpt_step_t *step)
     const mpt_inject_t *inject = &s->inject;
     if (inject->kind == MPT_INJECT_NONE || inject->rank != s->boot->rank || inject->step != step->number)
         return;
-    if (inject->kind == MPT_INJECT_FLIP)
+    if (inject->kind == MPT_INJECT_FLIP && mpt_worker_drain(s->overlap.worker) == MPT_OK) /* here alone, not sent on */
         flip_bit(s);
     if (inject->kind == MPT_INJECT_SLOW)
         nanosleep(&(struct timespec){.tv_sec = inject->ms / 1000, .tv_nsec = inject->ms % 1000 * 1000000}, NULL);
@@ -102,8 +102,11 @@ static mpt_status_t report_replicas(mpt_session_t *s, int64_t number, const mpt_
 
 static mpt_status_t find_difference(mpt_session_t *s, mpt_replica_finding_t *finding_p)
 {
+    mpt_status_t status = mpt_worker_drain(s->overlap.worker);
+    if (status != MPT_OK)
+        return status;
     s->comm->what = "comparing replicas";
-    mpt_status_t status = mpt_replica_find(&s->memory.state, &s->kernels, s->comm, s->stream, finding_p);
+    status = mpt_replica_find(&s->memory.state, &s->kernels, s->comm, s->stream, finding_p);
     s->comm->what = NULL;
     return status;
 }
@@ -146,19 +149,49 @@ static int check_due(const mpt_step_t *step)
     return every > 0 && (step->number % every == 0 || mpt_checkpoint_step(s->saver) == s->progress.step);
 }
 
+typedef struct exchange {
+    mpt_session_t *session;
+    mpt_record_t own;
+    mpt_verdict_t *verdict;
+} exchange_t;
+
+static mpt_status_t exchange_records(void *ctx, int a, int b)
+{
+    exchange_t *exchange = ctx;
+    mpt_session_t *s = exchange->session;
+    (void)a;
+    (void)b;
+    return mpt_consensus_agree(s->consensus, &exchange->own, s->overlap.stream, exchange->verdict);
+}
+
 static mpt_status_t agree(mpt_step_t *step, mpt_verdict_t *verdict_p)
 {
     mpt_session_t *s = step->session;
-    mpt_record_t own = own_record(step);
-    mpt_status_t status = MPT_OK;
+    mpt_status_t status = mpt_reducer_finish(&s->reducer);
+    if (status != MPT_OK)
+        return status;
+    exchange_t exchange = {.session = s, .own = own_record(step), .verdict = verdict_p};
     if (check_due(step))
-        status = mpt_replica_hash(&s->memory.state, &s->kernels, s->stream, &own.hash);
+        status = mpt_replica_hash(&s->memory.state, &s->kernels, s->stream, &exchange.own.hash);
     if (status == MPT_OK)
-        status = mpt_consensus_agree(s->consensus, &own, s->stream, verdict_p);
+        status = mpt_worker_call(s->overlap.worker, exchange_records, &exchange, 0, 0);
     return status == MPT_OK ? check_verdict(step, verdict_p) : status;
 }
 
 /* ---- acting on the verdict --------------------------------------------------------------------------- */
+
+/* Each unit is on its way to the others while the next is updated. */
+static mpt_status_t update_weights(mpt_session_t *s, const mpt_update_t *update)
+{
+    mpt_status_t status = MPT_OK;
+    mpt_gpt2_weights_changed(&s->memory.model);
+    for (int u = 0; u < s->memory.layout.unit_count && status == MPT_OK; u++) {
+        status = mpt_optimizer_unit(&s->memory.state, &s->kernels, update, u, s->stream);
+        if (status == MPT_OK)
+            status = mpt_gather_updated(&s->gather, u);
+    }
+    return status;
+}
 
 static mpt_status_t act(mpt_step_t *step, const mpt_verdict_t *verdict, mpt_step_result_t *result)
 {
@@ -189,8 +222,7 @@ static mpt_status_t act(mpt_step_t *step, const mpt_verdict_t *verdict, mpt_step
     result->clipped = update.clip_factor < 1.0;
     s->progress.applied = t;
     s->progress.rounded = step->number;
-    mpt_status_t status = mpt_optimizer_apply(&s->memory.state, &s->kernels, &update, s->stream);
-    return status == MPT_OK ? mpt_session_weights_changed(s) : status;
+    return update_weights(s, &update);
 }
 
 /* A record cannot hold every way to be non-finite: a loss alone counts as well. */
@@ -206,8 +238,9 @@ static void measure(mpt_step_t *step, mpt_step_result_t *result)
     double seconds = now_s() - step->start_s;
     double tokens = (double)s->config.train.global_batch * (double)s->config.data.sequence;
     result->step_ms = 1e3 * seconds;
-    result->comm_ms = 1e3 * (mpt_session_comm_seconds(s) - step->comm_start_s);
-    result->exposed_comm_ms = result->comm_ms; /* nothing overlaps: calls complete inline */
+    mpt_worker_times_t comm = mpt_worker_times(s->overlap.worker);
+    result->comm_ms = 1e3 * (comm.busy - step->comm_start.busy);
+    result->exposed_comm_ms = 1e3 * (comm.waited - step->comm_start.waited);
     result->compute_ms = result->step_ms - result->exposed_comm_ms;
     result->tokens_per_s = tokens / seconds;
     result->flops_6nd_per_s = s->flops_6nd * result->tokens_per_s;
@@ -235,7 +268,7 @@ mpt_status_t mpt_step_run(mpt_session_t *s, mpt_step_report_t *report_p)
                        .micro_steps = mpt_memory_micro_steps(&s->config, s->boot->ranks),
                        .bad_micro = -1,
                        .start_s = now_s(),
-                       .comm_start_s = mpt_session_comm_seconds(s)};
+                       .comm_start = mpt_worker_times(s->overlap.worker)};
     step.lane_steps = step.micro_steps / mpt_memory_lanes(&s->config, s->boot->ranks);
     inject_before(&step);
     mpt_status_t status = mpt_step_compute(&step);

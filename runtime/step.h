@@ -17,10 +17,11 @@ typedef struct mpt_step {
     int64_t bad_micro;   /* first whose activation gradients were not finite, or -1 */
     int zeroed;          /* unit 0's window accumulator is zeroed in this micro-step */
     double losses[MPT_STACK_MAX]; /* sums of lanes that wait for their neighbours; [0] is all in the end */
-    double start_s, comm_start_s;
+    double start_s;
+    mpt_worker_times_t comm_start;
 } mpt_step_t;
 
-/** Forward, backward and reduction of every micro-step of this rank. The loss sum is in losses[0]. Collective. @return MPT_OK; MPT_ERR_COMM; MPT_ERR_DEVICE. */
+/** Forward and backward of every micro-step of this rank; reductions are handed to the reducer. The loss sum is in losses[0]. Collective. @return MPT_OK; MPT_ERR_COMM; MPT_ERR_DEVICE. */
 mpt_status_t mpt_step_compute(mpt_step_t *step);
 /** Under train.check_every: compare what ranks hold alike, outside of a step. Collective. @return MPT_OK; MPT_ERR_DEVICE: it differs, which is
  *  logged and in the metrics, and the session has failed; MPT_ERR_COMM; MPT_ERR_NO_MEMORY. */

@@ -44,7 +44,7 @@ mpt_gpt2_hooks_t mpt_step_forward_hooks(mpt_session_t *session)
     return (mpt_gpt2_hooks_t){.need = forward_need, .ctx = session};
 }
 
-/* A place of the window holds what another unit left; unit 0 is needed by the head and again at the end. */
+/* A place of the window holds what another unit left, maybe still to be reduced; unit 0 is needed by the head and again at the end. */
 static mpt_status_t clear_window(mpt_step_t *step, int unit)
 {
     mpt_session_t *s = step->session;
@@ -53,6 +53,9 @@ static mpt_status_t clear_window(mpt_step_t *step, int unit)
     if (accumulator->hold != MPT_HOLD_WINDOW || (unit == 0 && step->zeroed))
         return MPT_OK;
     step->zeroed |= unit == 0;
+    mpt_status_t status = mpt_reducer_claim(&s->reducer, unit);
+    if (status != MPT_OK)
+        return status;
     return s->device->ops->fill_zero(s->device, mpt_held_unit(layout, accumulator, unit),
                                      (size_t)layout->units[unit].padded * sizeof(float), s->stream);
 }
@@ -90,7 +93,7 @@ static mpt_status_t ready(void *ctx, int unit)
     if ((step->micro + 1) % step->lane_steps == 0)
         status = mpt_reducer_merge(&s->reducer, unit, step->lane);
     if (status == MPT_OK && (last || s->memory.state.params.reduce_micro))
-        status = mpt_reducer_unit(&s->reducer, unit, last);
+        status = mpt_reducer_unit(&s->reducer, unit, (int)step->micro);
     return status;
 }
 
@@ -101,7 +104,6 @@ static mpt_status_t check_micro_step(mpt_step_t *step, double *loss_sum_p)
 {
     mpt_session_t *s = step->session;
     mpt_gpt2_t *model = &s->memory.model;
-    int last = step->micro == step->micro_steps - 1;
     mpt_status_t status =
         mpt_grad_scan(&s->kernels,
                       &(mpt_grad_scan_t){.dtype = model->compute,
@@ -117,8 +119,6 @@ static mpt_status_t check_micro_step(mpt_step_t *step, double *loss_sum_p)
     *loss_sum_p += *model->loss_sum;
     if (step->bad_micro < 0 && (s->memory.micro_bad->count > 0 || !isfinite(*model->loss_sum)))
         step->bad_micro = step->micro;
-    if (last || s->memory.state.params.reduce_micro)
-        mpt_reducer_note(&s->reducer, (int)step->micro);
     return MPT_OK;
 }
 

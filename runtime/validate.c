@@ -54,12 +54,8 @@ mpt_status_t mpt_session_validate(mpt_session_t *s, double *loss_p)
     if (micros == 0 || s->failed)
         return MPT_ERR_INVALID_ARG;
     mpt_status_t status = own_sums(s, micros, own);
-    s->comm->what = "validation";
     if (status == MPT_OK)
-        status = mpt_comm_all_gather(s->comm, own, all, (size_t)(1 + micros) * sizeof *own, s->stream);
-    s->comm->what = NULL;
-    if (status == MPT_OK)
-        status = s->device->ops->stream_synchronize(s->device, s->stream);
+        status = mpt_session_gather(s, "validation", own, all, (size_t)(1 + micros) * sizeof *own);
     if (status != MPT_OK) {
         s->failed = 1;
         mpt_session_abort(s, mpt_status_string(status));

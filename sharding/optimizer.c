@@ -44,12 +44,15 @@ static void aim(mpt_adamw_t *adamw, mpt_state_t *state, int unit)
                         : mpt_held_slice(state, &state->reduced, unit);
 }
 
-mpt_status_t mpt_optimizer_apply(mpt_state_t *state, mpt_kernels_t *kernels, const mpt_update_t *update,
-                                 mpt_stream_t *stream)
+mpt_status_t mpt_optimizer_unit(mpt_state_t *state, mpt_kernels_t *kernels, const mpt_update_t *update, int unit,
+                                mpt_stream_t *stream)
 {
     const mpt_optimizer_params_t *params = update->params;
     double t = (double)update->t;
-    mpt_stochastic_t rounding = {.seed = params->seed, .step = (uint64_t)update->step};
+    mpt_stochastic_t rounding = {.seed = params->seed,
+                                 .step = (uint64_t)update->step,
+                                 .runs = state->runs + state->run_first[unit],
+                                 .run_count = state->run_first[unit + 1] - state->run_first[unit]};
     mpt_adamw_t adamw = {.compute = state->params.compute,
                          .grad_dtype = state->reduced.dtype,
                          .factor = (float)(average(update->unscale) * update->clip_factor),
@@ -62,12 +65,15 @@ mpt_status_t mpt_optimizer_apply(mpt_state_t *state, mpt_kernels_t *kernels, con
                          .correction2 = (float)(1.0 - pow(params->beta2, t)),
                          .ema_decay = (float)params->ema,
                          .stochastic = params->stochastic ? &rounding : NULL};
+    aim(&adamw, state, unit);
+    return mpt_adamw(kernels, &adamw, stream);
+}
+
+mpt_status_t mpt_optimizer_apply(mpt_state_t *state, mpt_kernels_t *kernels, const mpt_update_t *update,
+                                 mpt_stream_t *stream)
+{
     mpt_status_t status = MPT_OK;
-    for (int u = 0; u < state->layout->unit_count && status == MPT_OK; u++) {
-        rounding.runs = state->runs + state->run_first[u];
-        rounding.run_count = state->run_first[u + 1] - state->run_first[u];
-        aim(&adamw, state, u);
-        status = mpt_adamw(kernels, &adamw, stream);
-    }
+    for (int u = 0; u < state->layout->unit_count && status == MPT_OK; u++)
+        status = mpt_optimizer_unit(state, kernels, update, u, stream);
     return status;
 }

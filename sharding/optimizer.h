@@ -39,7 +39,10 @@ typedef struct mpt_update {
     int64_t t;    /* applied steps, this one included */
     int64_t step; /* data steps, this one included: keys stochastic rounding */
 } mpt_update_t;
-/** Every unit, one pass each. Working weights of other ranks' slices are not touched: see gather.h. Enqueued. @return MPT_OK; MPT_ERR_DEVICE. */
+/** One pass over unit `unit`. Working weights of other ranks' slices are not touched: see gather.h. Enqueued. @return MPT_OK; MPT_ERR_DEVICE. */
+mpt_status_t mpt_optimizer_unit(mpt_state_t *state, mpt_kernels_t *kernels, const mpt_update_t *update, int unit,
+                                mpt_stream_t *stream);
+/** Every unit. */
 mpt_status_t mpt_optimizer_apply(mpt_state_t *state, mpt_kernels_t *kernels, const mpt_update_t *update,
                                  mpt_stream_t *stream);
 

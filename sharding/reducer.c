@@ -63,14 +63,14 @@ static mpt_status_t round_to_wire(mpt_reducer_t *reducer, int unit)
 {
     mpt_state_t *state = reducer->state;
     const mpt_layout_t *layout = state->layout;
-    return mpt_to_wire(reducer->kernels,
+    return mpt_to_wire(reducer->worker_kernels,
                        &(mpt_to_wire_t){.wire_dtype = state->params.wire,
                                         .count = layout->units[unit].padded,
                                         .acc = mpt_held_unit(layout, &state->accumulator[0], unit),
                                         .wire = mpt_held_unit(layout, &state->contribution, unit),
                                         .scale = (float)(1.0 / reducer->divisor),
                                         .bad = &state->bad_wire[unit]},
-                       reducer->stream);
+                       reducer->worker_stream);
 }
 
 /* The group's sum of this rank's slice, then of all groups, FP32, in `partial`. */
@@ -80,22 +80,22 @@ static mpt_status_t sum_across(mpt_reducer_t *reducer, int unit)
     int64_t slice = mpt_layout_slice(state->layout, unit);
     mpt_status_t status =
         mpt_comm_reduce_scatter(reducer->group, mpt_held_unit(state->layout, &state->contribution, unit),
-                                state->partial, slice, state->params.wire, MPT_F32, reducer->stream);
+                                state->partial, slice, state->params.wire, MPT_F32, reducer->worker_stream);
     if (status == MPT_OK && reducer->across != NULL)
         status = mpt_comm_all_reduce(reducer->across, state->partial, state->partial, slice, MPT_F32,
-                                     reducer->stream);
+                                     reducer->worker_stream);
     return status;
 }
 
 static mpt_status_t add_slice(mpt_reducer_t *reducer, int unit, const float *sum)
 {
     mpt_state_t *state = reducer->state;
-    return mpt_add(reducer->kernels,
+    return mpt_add(reducer->worker_kernels,
                    &(mpt_add_t){.dtype = MPT_F32,
                                 .count = mpt_layout_slice(state->layout, unit),
                                 .acc = mpt_held_slice(state, &state->reduced, unit),
                                 .x = sum},
-                   reducer->stream);
+                   reducer->worker_stream);
 }
 
 static mpt_status_t reduce_hsdp(mpt_reducer_t *reducer, int unit)
@@ -107,7 +107,7 @@ static mpt_status_t reduce_hsdp(mpt_reducer_t *reducer, int unit)
         return status;
     if (state->params.reduce_micro)
         return add_slice(reducer, unit, state->partial);
-    return mpt_to_wire(reducer->kernels,
+    return mpt_to_wire(reducer->worker_kernels,
                        &(mpt_to_wire_t){.wire_dtype = state->params.wire,
                                         .count = mpt_layout_slice(state->layout, unit),
                                         .acc = state->partial,
@@ -115,7 +115,7 @@ static mpt_status_t reduce_hsdp(mpt_reducer_t *reducer, int unit)
                                         .scale = 1.0f,
                                         /* overwritten by the scan, which looks at these values again */
                                         .bad = &state->bad_sum[unit * lanes]},
-                       reducer->stream);
+                       reducer->worker_stream);
 }
 
 /* Sums that go on adding up are not rounded: they pass through the accumulator, whose values have gone to the wire. */
@@ -127,7 +127,7 @@ static mpt_status_t reduce(mpt_reducer_t *reducer, int unit)
     mpt_status_t status =
         mpt_comm_reduce_scatter(reducer->group, mpt_held_unit(state->layout, &state->contribution, unit), sum,
                                 mpt_layout_slice(state->layout, unit), state->params.wire,
-                                micro ? MPT_F32 : state->params.wire, reducer->stream);
+                                micro ? MPT_F32 : state->params.wire, reducer->worker_stream);
     return status == MPT_OK && micro ? add_slice(reducer, unit, sum) : status;
 }
 
@@ -143,13 +143,13 @@ static mpt_status_t scan_part(mpt_reducer_t *reducer, int unit)
                               part * (state->params.rank / layout->group));
     mpt_status_t status = MPT_OK;
     for (int q = 0; q < lanes && status == MPT_OK; q++)
-        status = mpt_grad_scan(reducer->kernels,
+        status = mpt_grad_scan(reducer->worker_kernels,
                                &(mpt_grad_scan_t){.dtype = dtype,
                                                   .count = count,
                                                   .grad = mpt_state_at(from, dtype, q * count),
                                                   .sumsq = &state->sumsq[unit * lanes + q],
                                                   .bad = &state->bad_sum[unit * lanes + q]},
-                               reducer->stream);
+                               reducer->worker_stream);
     return status;
 }
 
@@ -158,7 +158,7 @@ static mpt_status_t gather_reduced(mpt_reducer_t *reducer, int unit)
     mpt_state_t *state = reducer->state;
     size_t bytes = (size_t)mpt_layout_slice(state->layout, unit) * mpt_dtype_bytes(state->reduced.dtype);
     return mpt_comm_all_gather(reducer->group, mpt_held_slice(state, &state->reduced, unit),
-                               mpt_held_unit(state->layout, &state->reduced, unit), bytes, reducer->stream);
+                               mpt_held_unit(state->layout, &state->reduced, unit), bytes, reducer->worker_stream);
 }
 
 static void name_calls(mpt_reducer_t *reducer, const char *what)
@@ -168,38 +168,66 @@ static void name_calls(mpt_reducer_t *reducer, const char *what)
         reducer->across->what = what;
 }
 
-mpt_status_t mpt_reducer_unit(mpt_reducer_t *reducer, int unit, int last)
+void mpt_reducer_note(mpt_reducer_t *reducer, int unit, int micro_step)
+{
+    mpt_state_t *state = reducer->state;
+    const mpt_offender_t *bad = &state->bad_wire[unit];
+    mpt_offender_t *kept = &state->bad_kept[unit];
+    uint64_t before = kept->count;
+    if (bad->count > 0 && before == 0) {
+        *kept = *bad;
+        kept->reserved = (uint32_t)micro_step;
+    }
+    kept->count = before + bad->count;
+}
+
+static mpt_status_t pass_on(mpt_reducer_t *reducer, int unit, int last)
 {
     const mpt_state_t *state = reducer->state;
-    snprintf(reducer->what, sizeof reducer->what, "unit %d gradients", unit);
-    name_calls(reducer, reducer->what);
-    mpt_status_t status = round_to_wire(reducer, unit);
-    if (status == MPT_OK)
-        status = state->params.shard == MPT_SHARD_HSDP ? reduce_hsdp(reducer, unit) : reduce(reducer, unit);
+    mpt_status_t status = state->params.shard == MPT_SHARD_HSDP ? reduce_hsdp(reducer, unit) : reduce(reducer, unit);
     if (status == MPT_OK && last)
         status = scan_part(reducer, unit);
     if (status == MPT_OK && last && state->params.shard == MPT_SHARD_DDP)
         status = gather_reduced(reducer, unit);
-    name_calls(reducer, NULL);
     return status;
 }
 
-/* ---- what it found ---------------------------------------------------------------------------------- */
-
-void mpt_reducer_note(mpt_reducer_t *reducer, int micro_step)
+/* The worker's job. */
+static mpt_status_t reduce_unit(void *ctx, int unit, int micro_step)
 {
+    mpt_reducer_t *reducer = ctx;
     mpt_state_t *state = reducer->state;
-    for (int u = 0; u < state->layout->unit_count; u++) {
-        const mpt_offender_t *bad = &state->bad_wire[u];
-        mpt_offender_t *kept = &state->bad_kept[u];
-        uint64_t before = kept->count;
-        if (bad->count > 0 && before == 0) {
-            *kept = *bad;
-            kept->reserved = (uint32_t)micro_step;
-        }
-        kept->count = before + bad->count;
-    }
+    mpt_device_t *device = reducer->worker_kernels->device;
+    snprintf(reducer->what, sizeof reducer->what, "unit %d gradients", unit);
+    name_calls(reducer, reducer->what);
+    mpt_status_t status = round_to_wire(reducer, unit);
+    if (status == MPT_OK)
+        status = pass_on(reducer, unit, micro_step == state->params.micro_steps - 1);
+    name_calls(reducer, NULL);
+    if (status == MPT_OK)
+        status = device->ops->stream_synchronize(device, reducer->worker_stream);
+    if (status == MPT_OK)
+        mpt_reducer_note(reducer, unit, micro_step);
+    return status;
 }
+
+mpt_status_t mpt_reducer_unit(mpt_reducer_t *reducer, int unit, int micro_step)
+{
+    return mpt_worker_post(reducer->worker, reduce_unit, reducer, unit, micro_step,
+                           &reducer->tickets[mpt_window_place(unit)]);
+}
+
+mpt_status_t mpt_reducer_claim(mpt_reducer_t *reducer, int unit)
+{
+    return mpt_worker_wait(reducer->worker, reducer->tickets[mpt_window_place(unit)]);
+}
+
+mpt_status_t mpt_reducer_finish(mpt_reducer_t *reducer)
+{
+    return mpt_worker_drain(reducer->worker);
+}
+
+/* ---- what it found ---------------------------------------------------------------------------------- */
 
 /* Take `bad`, whose first value lies at `offset` of unit `unit`, for the record if it comes before what is there. */
 static void consider(const mpt_layout_t *layout, const mpt_offender_t *bad, int unit, int64_t offset,

@@ -14,7 +14,7 @@ static int64_t unit_at(const mpt_layout_t *layout, mpt_hold_t hold, int unit)
 {
     int64_t first = layout->units[unit].first;
     if (hold == MPT_HOLD_WINDOW)
-        return unit == 0 ? 0 : layout->units[0].padded + (unit - 1) % 2 * mpt_layout_largest(layout);
+        return unit == 0 ? 0 : layout->units[0].padded + (mpt_window_place(unit) - 1) * mpt_layout_largest(layout);
     return hold == MPT_HOLD_ALL ? first : first / layout->group;
 }
 

@@ -35,6 +35,13 @@ extern "C" {
 
 typedef enum mpt_hold { MPT_HOLD_ALL = 0, MPT_HOLD_SLICE, MPT_HOLD_WINDOW } mpt_hold_t;
 
+/* The window's places: unit 0 has the first, the others take turns. */
+#define MPT_WINDOW_PLACES 3
+static inline int mpt_window_place(int unit)
+{
+    return unit == 0 ? 0 : 1 + (unit - 1) % 2;
+}
+
 /* An array over the layout. data NULL: there is none. */
 typedef struct mpt_held {
     void *data;

@@ -150,7 +150,7 @@ typedef struct mpt_bench_mode {
     char compute[8], reduce[8], isa[24], comm[8];
     /* What was measured. */
     int steps, skipped;
-    double step_s[MPT_BENCH_MAX_STEPS], comm_s[MPT_BENCH_MAX_STEPS];
+    double step_s[MPT_BENCH_MAX_STEPS], comm_s[MPT_BENCH_MAX_STEPS], exposed_s[MPT_BENCH_MAX_STEPS];
     uint64_t collectives, bytes_sent; /* of all timed steps together */
 } mpt_bench_mode_t;
 

@@ -37,6 +37,7 @@ static mpt_status_t open_mode(mpt_bench_mode_t *mode, const mpt_session_params_t
     return mpt_bench_warm_up(mode->session);
 }
 
+/* A step ends when what it sends has arrived: another mode's may come next. */
 static mpt_status_t time_step(mpt_bench_mode_t *mode)
 {
     mpt_traffic_t before, after;
@@ -46,9 +47,10 @@ static mpt_status_t time_step(mpt_bench_mode_t *mode)
     mpt_status_t status = mpt_session_step(mode->session, &step);
     if (status != MPT_OK)
         return status;
-    double seconds = mpt_bench_now() - start;
     mpt_session_traffic(mode->session, &after);
+    double seconds = mpt_bench_now() - start;
     mode->step_s[mode->steps] = seconds;
+    mode->exposed_s[mode->steps] = after.exposed_seconds - before.exposed_seconds;
     mode->comm_s[mode->steps++] = after.seconds - before.seconds;
     mode->collectives += after.collectives - before.collectives;
     mode->bytes_sent += after.bytes_sent - before.bytes_sent;

@@ -8,8 +8,8 @@
 /* One mode's figures, as both outputs show them. */
 typedef struct mpt_bench_line {
     const mpt_bench_mode_t *mode;
-    double step_s, comm_s, over_ddp, tokens_per_s; /* medians */
-    double collectives, bytes_sent;                /* a step */
+    double step_s, comm_s, exposed_s, over_ddp, tokens_per_s; /* medians */
+    double collectives, bytes_sent;                           /* a step */
     mpt_bench_traffic_t traffic;
 } mpt_bench_line_t;
 
@@ -48,6 +48,7 @@ static mpt_bench_line_t line_of(const mpt_bench_side_by_side_t *report, int inde
     mpt_bench_line_t line = {.mode = mode,
                              .step_s = median_of(mode->step_s, mode->steps),
                              .comm_s = median_of(mode->comm_s, mode->steps),
+                             .exposed_s = median_of(mode->exposed_s, mode->steps),
                              .over_ddp = median_ratio(mode, find_measured(report, "ddp")),
                              .collectives = (double)mode->collectives / mode->steps,
                              .bytes_sent = (double)mode->bytes_sent / mode->steps};
@@ -91,9 +92,9 @@ static void print_line(const mpt_bench_line_t *line)
     char ratio[16] = "-";
     if (isfinite(line->over_ddp))
         snprintf(ratio, sizeof(ratio), "%.3f", line->over_ddp);
-    printf("%-6s %10.1f %9s %9s %9.1f %11s %6.4g %11s  %s for %s%s\n", line->mode->name,
+    printf("%-6s %10.1f %9s %9s %9.1f %9.1f %11s %6.4g %11s  %s for %s%s\n", line->mode->name,
            1000 * line->step_s, ratio, mpt_format_si(line->tokens_per_s).s, 1000 * line->comm_s,
-           mpt_format_bytes((double)line->mode->info.planned_bytes).s, line->collectives,
+           1000 * line->exposed_s, mpt_format_bytes((double)line->mode->info.planned_bytes).s, line->collectives,
            mpt_format_bytes(line->bytes_sent).s, mpt_format_bytes(traffic->bytes).s,
            traffic->is_bound ? "at most " : "", traffic->elements);
     if (line->mode->skipped > 0)
@@ -104,8 +105,8 @@ static void print_line(const mpt_bench_line_t *line)
 void mpt_bench_shards_print(const mpt_bench_side_by_side_t *report)
 {
     print_head(report);
-    printf("%-6s %10s %9s %9s %9s %11s %6s %11s  %s\n", "mode", "step ms", "over ddp", "tokens/s",
-           "comm ms", "planned", "calls", "sent", "by the formula");
+    printf("%-6s %10s %9s %9s %9s %9s %11s %6s %11s  %s\n", "mode", "step ms", "over ddp", "tokens/s",
+           "comm ms", "exposed", "planned", "calls", "sent", "by the formula");
     for (int i = 0; i < report->mode_count; i++) {
         if (report->modes[i].status != MPT_OK) {
             printf("%-6s left out: %s\n", report->modes[i].name, report->modes[i].refusal);
@@ -115,7 +116,7 @@ void mpt_bench_shards_print(const mpt_bench_side_by_side_t *report)
         print_line(&line);
     }
     printf(
-        "\nplanned: memory of a rank; calls and sent: collectives and bytes of a rank a step, "
+        "\nexposed: of comm ms, what did not run beside compute; planned: memory of a rank; calls and sent: collectives and bytes of a rank a step, "
         "counted.\nby the formula: bytes a rank should send for so many elements and its record, "
         "reducing once a step.\n");
 }
@@ -129,6 +130,7 @@ static void write_mode(mpt_json_t *json, const mpt_bench_line_t *line)
     mpt_json_number(json, "over_ddp", line->over_ddp);
     mpt_json_number(json, "tokens_per_s", line->tokens_per_s);
     mpt_json_number(json, "comm_s", line->comm_s);
+    mpt_json_number(json, "exposed_comm_s", line->exposed_s);
     mpt_json_int(json, "steps", mode->steps);
     mpt_json_int(json, "skipped", mode->skipped);
     mpt_json_int(json, "planned_bytes", mode->info.planned_bytes);

@@ -69,6 +69,7 @@ MPT_API void mpt_session_close(mpt_session_t *session);
 typedef struct mpt_session_info {
     int rank, ranks, threads;      /* threads of this rank */
     const char *device, *kernels, *isa, *comm; /* "cpu", "cpu", "amx", "shm" */
+    int overlap;                   /* 1: communication runs beside compute, on a thread of its own */
     const char *compute;           /* "bf16" */
     const char *reduce;            /* gradient wire type */
     int64_t parameters;            /* N, unpadded */
@@ -93,6 +94,8 @@ typedef struct mpt_step_result {
     int clipped, skipped;
     double loss_scale; /* that this step used */
     int64_t tokens;    /* since step 1 */
+    /* comm_ms: inside reductions, gathers and the exchange of records; exposed_comm_ms: of this rank's time, waiting for them or making them itself;
+     * compute_ms: the rest of step_ms. What overlaps counts to the step in which it ends. */
     double tokens_per_s, step_ms, compute_ms, comm_ms, exposed_comm_ms;
     double flops_6nd_per_s, flops_model_per_s, flops_causal_per_s, mfu;
     int64_t mem_bytes;
@@ -136,12 +139,14 @@ typedef struct mpt_profile_row {
 } mpt_profile_row_t;
 /** Fill at most `capacity` rows; returns their number. reset: start again from zero. */
 MPT_API int mpt_session_profile(mpt_session_t *session, mpt_profile_row_t *rows, int capacity, int reset);
-/** What a session's collectives have cost since it opened. */
+/** What a session's collectives have cost since it opened, what is still under way included. */
 typedef struct mpt_traffic {
     uint64_t collectives; /* calls */
     uint64_t bytes_sent;  /* that this rank contributed to others, by the textbook volume of each collective */
-    double seconds;       /* wall time inside calls */
+    double seconds;         /* of steps' communication, as comm_ms of all steps together */
+    double exposed_seconds; /* as exposed_comm_ms */
 } mpt_traffic_t;
+/** Waits for what is under way. Collective where the last step's gathers are. */
 MPT_API void mpt_session_traffic(const mpt_session_t *session, mpt_traffic_t *traffic_p);
 /** Copy of parameter tensor `name` ("wte.weight", "h.0.attn.c_attn.weight" ...), FP32, at most `capacity` elements; kind: "master", "m", "v", "ema", "working",
  *  "accumulator" or "grad" (reduced and still scaled, as of the last step). Collective where ranks hold slices of it. Returns the element count, or -1: no such tensor, or

@@ -1,7 +1,9 @@
 /*
  * mpt-ddp over MPI: the one public header that includes mpi.h. Call MPI_Init_thread before, with at least
- * MPI_THREAD_FUNNELED; destroy the boot before MPI_Finalize. While a session is open, MPI calls of the
- * host program must not run at the same time as calls on the session.
+ * MPI_THREAD_FUNNELED, and with MPI_THREAD_SERIALIZED for communication beside compute (comm.overlap); destroy the boot before
+ * MPI_Finalize. While a session is open, MPI calls of the host program must not run at the same time as the session's. These end
+ * with the call on the session; but where communication overlaps (mpt_session_info), what follows an update goes on after
+ * mpt_session_step, until mpt_session_traffic, which waits for it.
  */
 #ifndef MPT_MPI_H
 #define MPT_MPI_H

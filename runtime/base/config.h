@@ -36,6 +36,7 @@ typedef enum mpt_recompute { MPT_RECOMPUTE_NONE, MPT_RECOMPUTE_BLOCK, MPT_RECOMP
 typedef enum mpt_reproducible { MPT_REPRODUCIBLE_OFF, MPT_REPRODUCIBLE_RUN, MPT_REPRODUCIBLE_WORLD } mpt_reproducible_t;
 typedef enum mpt_device_kind { MPT_DEVICE_AUTO, MPT_DEVICE_CPU, MPT_DEVICE_CUDA } mpt_device_kind_t;
 typedef enum mpt_rounding { MPT_ROUNDING_NEAREST, MPT_ROUNDING_STOCHASTIC } mpt_rounding_t;
+typedef enum mpt_overlap_kind { MPT_OVERLAP_AUTO, MPT_OVERLAP_ON, MPT_OVERLAP_OFF } mpt_overlap_kind_t;
 typedef enum mpt_reduce_every { MPT_REDUCE_EVERY_STEP, MPT_REDUCE_EVERY_MICRO } mpt_reduce_every_t;
 
 /* Every value is resolved and checked: "auto" has been replaced where it can be from the config alone. */
@@ -86,6 +87,7 @@ typedef struct mpt_config {
     } parallel;
     struct {
         double timeout_s, heartbeat_s;
+        mpt_overlap_kind_t overlap;
     } comm;
     struct {
         char dir[MPT_CONFIG_MAX_PATH];

@@ -50,6 +50,9 @@ static const mpt_config_word_t shard_words[] = {
 static const mpt_config_word_t reduce_every_words[] = {
     {"step", MPT_REDUCE_EVERY_STEP, 1}, {"micro", MPT_REDUCE_EVERY_MICRO, 1}, {0}};
 
+static const mpt_config_word_t overlap_words[] = {
+    {"auto", MPT_OVERLAP_AUTO, 1}, {"on", MPT_OVERLAP_ON, 1}, {"off", MPT_OVERLAP_OFF, 1}, {0}};
+
 static const mpt_config_row_t rows[] = {
     {"", "device", MPT_CONFIG_WORD, AT(device), "auto", WORDS(device_words),
      .refusal = "no CUDA backend in this build",
@@ -172,6 +175,8 @@ static const mpt_config_row_t rows[] = {
      .help = "seconds that a rank waits for another before it ends the run with an error"},
     {"comm", "heartbeat_s", MPT_CONFIG_FLOAT, AT(comm.heartbeat_s), "1", 0, 1e6,
      MPT_CONFIG_ABOVE_MIN | MPT_CONFIG_DEFAULT_ONLY, .help = "seconds between heartbeats"},
+    {"comm", "overlap", MPT_CONFIG_WORD, AT(comm.overlap), "auto", WORDS(overlap_words),
+     .help = "communicate on a thread of its own while the others compute; `auto`: where a core is to spare, or the ranks are on several hosts"},
 
     {"checkpoint", "dir", MPT_CONFIG_TEXT, AT(checkpoint.dir), "run", .flags = MPT_CONFIG_REQUIRED,
      .help = "folder of the checkpoints; created"},

@@ -6,7 +6,6 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,9 +13,8 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#if defined(__SSE__)
-#include <xmmintrin.h>
-#endif
+
+#include "thread.h"
 
 /*
  * One run:
@@ -35,13 +33,11 @@
  */
 
 #define CACHE_LINE 64
-#define MAX_CPUS 8192 /* what the Linux kernel is built for at most */
 /* Looks at a word before sleeping on it: some 30 us, longer than most gaps between kernels. */
 #define SPINS 700
-#define MXCSR_DEFAULT 0x1f80u /* all exceptions masked, round to nearest even, no flush to zero */
 
 typedef struct cpu_mask {
-    cpu_set_t sets[MAX_CPUS / CPU_SETSIZE];
+    cpu_set_t sets[MPT_THREAD_MAX_CPUS / CPU_SETSIZE];
 } cpu_mask_t;
 
 typedef struct worker {
@@ -96,18 +92,6 @@ static inline void pause_briefly(void)
 #endif
 }
 
-/* Sets the processor's floating-point control word; returns the one before. */
-static unsigned set_float_control(unsigned control)
-{
-#if defined(__SSE__)
-    unsigned before = _mm_getcsr();
-    _mm_setcsr(control);
-    return before;
-#else
-    return control;
-#endif
-}
-
 /* ---- running ------------------------------------------------------------------------ */
 
 /* Takes tickets until none is left, then reports what it ran. */
@@ -150,7 +134,7 @@ static void *worker_main(void *arg)
 {
     worker_t *worker = arg;
     mpt_pool_t *pool = worker->pool;
-    (void)set_float_control(MXCSR_DEFAULT);
+    (void)mpt_thread_set_float_control(MPT_MXCSR_DEFAULT);
     uint32_t seen =
         0; /* the epoch at creation: no run is missed, however late this thread starts */
     for (;;) {
@@ -201,14 +185,14 @@ void mpt_pool_run(mpt_pool_t *pool, mpt_task_t task, void *ctx, int tasks)
     uint32_t overlapping = atomic_exchange_explicit(&pool->running, 1, memory_order_acquire);
     assert(!overlapping);
     (void)overlapping;
-    unsigned control = set_float_control(MXCSR_DEFAULT);
+    unsigned control = mpt_thread_set_float_control(MPT_MXCSR_DEFAULT);
     if (pool->threads == 1 || tasks == 1) {
         for (int i = 0; i < tasks; i++)
             task(ctx, i, 0);
     } else {
         run_shared(pool, task, ctx, tasks);
     }
-    (void)set_float_control(control);
+    (void)mpt_thread_set_float_control(control);
     atomic_store_explicit(&pool->running, 0, memory_order_release);
 }
 
@@ -222,10 +206,7 @@ int mpt_pool_threads(const mpt_pool_t *pool)
 /* Bind a thread to one processor. A refusal costs speed, not results: say so and go on unbound. */
 static int bind_thread(const mpt_pool_t *pool, pthread_t thread, int index, int cpu)
 {
-    cpu_mask_t mask;
-    CPU_ZERO_S(sizeof mask, mask.sets);
-    CPU_SET_S((size_t)cpu, sizeof mask, mask.sets);
-    int error = pthread_setaffinity_np(thread, sizeof mask, mask.sets);
+    int error = mpt_thread_bind(thread, &cpu, 1);
     if (error != 0)
         mpt_log_warn(pool->log, "pool: cannot bind worker %d to cpu %d: %s", index, cpu,
                      strerror(error));
@@ -241,32 +222,19 @@ static void bind_caller(mpt_pool_t *pool, int cpu)
         pool->caller_bound = saved;
 }
 
-/* Threads inherit their creator's signal mask. Workers leave every signal to the host program's
- * threads, but for those that the processor raises in the thread itself. */
-static void block_signals(sigset_t *before_p)
-{
-    static const int raised_here[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT};
-    sigset_t blocked;
-    sigfillset(&blocked);
-    for (size_t i = 0; i < sizeof raised_here / sizeof raised_here[0]; i++)
-        sigdelset(&blocked, raised_here[i]);
-    pthread_sigmask(SIG_SETMASK, &blocked, before_p);
-}
-
 static mpt_status_t start_worker(mpt_pool_t *pool, int index, const int *cpus)
 {
     worker_t *worker = &pool->workers[index];
     worker->pool = pool;
     worker->index = index;
-    int error = pthread_create(&worker->thread, NULL, worker_main, worker);
+    char name[24]; /* MPT_THREAD_MAX_CPUS keeps it below */
+    snprintf(name, sizeof name, "mpt-pool-%d", index);
+    int error = mpt_thread_start(&worker->thread, name, worker_main, worker);
     if (error != 0) {
         mpt_log_error(pool->log, "pool: cannot start worker %d of %d: %s", index, pool->threads,
                       strerror(error));
         return MPT_ERR_NO_MEMORY;
     }
-    char name[24]; /* the kernel takes 15 characters; MAX_CPUS keeps it below */
-    snprintf(name, sizeof name, "mpt-pool-%d", index);
-    (void)pthread_setname_np(worker->thread, name);
     if (cpus)
         (void)bind_thread(pool, worker->thread, index, cpus[index]);
     return MPT_OK;
@@ -275,25 +243,22 @@ static mpt_status_t start_worker(mpt_pool_t *pool, int index, const int *cpus)
 static mpt_status_t start_workers(mpt_pool_t *pool, const int *cpus)
 {
     mpt_status_t status = MPT_OK;
-    sigset_t before;
-    block_signals(&before);
     for (pool->started = 1; pool->started < pool->threads && status == MPT_OK;) {
         status = start_worker(pool, pool->started, cpus);
         if (status == MPT_OK)
             pool->started++;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return status;
 }
 
 static mpt_status_t check_params(const mpt_pool_params_t *params)
 {
-    if (params->threads < 1 || params->threads > MAX_CPUS) {
-        mpt_log_error(params->log, "pool: %d threads: must be 1 to %d", params->threads, MAX_CPUS);
+    if (params->threads < 1 || params->threads > MPT_THREAD_MAX_CPUS) {
+        mpt_log_error(params->log, "pool: %d threads: must be 1 to %d", params->threads, MPT_THREAD_MAX_CPUS);
         return MPT_ERR_INVALID_ARG;
     }
     for (int i = 0; params->cpus && i < params->threads; i++) {
-        if (params->cpus[i] < 0 || params->cpus[i] >= MAX_CPUS) {
+        if (params->cpus[i] < 0 || params->cpus[i] >= MPT_THREAD_MAX_CPUS) {
             mpt_log_error(params->log, "pool: worker %d: no cpu %d", i, params->cpus[i]);
             return MPT_ERR_INVALID_ARG;
         }

@@ -32,6 +32,12 @@ counts_match 4 4
 counts_match 2 2 --compute bf16
 MPT_COMM=mpi counts_match 2 2 --compute fp16
 counts_match 2 4 --compute bf16 --set precision.reduce=fp32
+counts_match 2 2 --compute bf16 --set comm.overlap=on
+
+echo "in the caller all communication is exposed"
+run 0 2 bench step test.cfg --shard zero2 --steps 2 --json --set comm.overlap=off
+[ -n "$(json_number comm_s)" ] && [ "$(json_number comm_s)" = "$(json_number exposed_comm_s)" ] ||
+    fail "$(json_number exposed_comm_s) of $(json_number comm_s) s"
 
 echo "every mode has its line, measured or left out; rank 0 alone prints"
 run 0 2 bench step test.cfg --shard ddp,zero1,zero2,zero3,hsdp --steps 3

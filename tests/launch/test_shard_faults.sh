@@ -6,6 +6,7 @@
 prepare
 zero3="--set parallel.shard=zero3"
 hsdp="--set parallel.shard=hsdp --set parallel.shard_ranks=2"
+beside="--set comm.overlap=on" # communication on a thread of its own, with no core to spare
 fresh() { rm -rf run code.* pid.*; }
 
 # All that the newest checkpoint of a folder holds, as one file, but for the number of the run that saved it.
@@ -20,9 +21,9 @@ same_state() {
 }
 
 echo "slow, but not for comm.timeout_s, and over MPI: the same bits"
-for mode in "$zero3" "$hsdp"; do
+for mode in "$beside" "$zero3" "$hsdp"; do
     fresh
-    run 0 4 test.cfg $mode
+    run 0 4 test.cfg ${mode/$beside/}
     rm -rf usual && mv run usual
     MPT_COMM=mpi MPT_INJECT=slow:rank=1,step=7,ms=900 run 0 4 test.cfg $mode --set comm.timeout_s=20
     same_digest usual run
@@ -33,12 +34,12 @@ done
 
 echo "too slow: one message, exit code 4, within seconds, over shared memory and over MPI"
 for comm in shm mpi; do
-    for mode in "$zero3" "$hsdp"; do
+    for mode in "$zero3" "$hsdp" "$beside" "$hsdp $beside"; do
         fresh
         start=$SECONDS
         MPT_COMM=$comm MPT_INJECT=slow:rank=1,step=7,ms=8000 run 4 4 test.cfg $mode \
             --set comm.timeout_s=1 --set checkpoint.async=false
-        says "rank [023]: comm $comm rank [0-3] of [24]: unit [0-3] (weights: all_gather|gradients: all_reduce): no sign of rank 1 for [12].0 s"
+        says "rank [023]: comm $comm rank [0-3] of [24]: unit [0-3] (weights: all_gather|gradients: (all_reduce|reduce_scatter)): no sign of rank 1 for [12].0 s"
         [ $((SECONDS - start)) -le 7 ] || fail "took $((SECONDS - start)) s"
         [ "$(grep -c '"loss":' run/metrics.jsonl)" -eq 6 ] || fail "not 6 steps"
         run 0 0 ckpt fsck run
@@ -78,9 +79,9 @@ killed() { # killed COMM words...
 gone() { ! kill -0 "$1" 2>/dev/null; }
 
 echo "killed while the others wait for its slices: they say so and end"
-for mode in "$zero3" "$hsdp"; do
+for mode in "$zero3" "$hsdp" "$beside" "$hsdp $beside"; do
     killed shm $mode
-    says "rank [023]: comm shm rank [0-3] of [24]: unit [0-3] (weights: all_gather|gradients: all_reduce): rank 1 died"
+    says "rank [023]: comm shm rank [0-3] of [24]: unit [0-3] (weights: all_gather|gradients: (all_reduce|reduce_scatter)): rank 1 died"
     killed mpi $mode # there MPI itself ends the others
 done
 

@@ -13,6 +13,18 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* Communication in the caller and beside compute, which must end alike. */
+static const char *const overlaps[] = {"comm.overlap=off", "comm.overlap=on"};
+#define CASES (2 * SHARD_MODES)
+
+static fixture_job_t case_job(int number, const char *const *set)
+{
+    const char *const overlap[] = {overlaps[number / SHARD_MODES], NULL};
+    fixture_job_t job = shard_job(4, number % SHARD_MODES, "run", set);
+    shard_add(&job, overlap);
+    return job;
+}
+
 /* A file with a token beyond the vocabulary in sample `sample` of 32 tokens. */
 static void write_bad_tokens(const char *path, int64_t sample)
 {
@@ -32,13 +44,14 @@ static void bad_validation_data_on_one_rank_ends_all_in_every_mode(void **state)
                                       "checkpoint.every=3", "train.ema=0.9",     "comm.timeout_s=5", NULL};
     (void)state;
     write_bad_tokens("bad.bin", 13);
-    for (int mode = 0; mode < SHARD_MODES; mode++) {
+    for (int i = 0; i < CASES; i++) {
+        int mode = i % SHARD_MODES;
         int64_t steps[4];
         double start = now_s();
         fixture_remove("run");
-        fixture_run_t *run = fixture_expect(shard_job(4, mode, "run", set), MPT_ERR_DATA);
+        fixture_run_t *run = fixture_expect(case_job(i, set), MPT_ERR_DATA);
         if (run->errors != 1 || strstr(run->log, "rank 2: ") == NULL || strstr(run->log, "999") == NULL)
-            fail_msg("%s: %d errors\n%s", shard_modes[mode].name, run->errors, run->log);
+            fail_msg("%s, %s: %d errors\n%s", shard_modes[mode].name, overlaps[i / SHARD_MODES], run->errors, run->log);
         assert_int_equal(run->steps, 4);
         assert_int_equal(mpt_checkpoint_list("run", steps, 4), 1);
         assert_int_equal(steps[0], 3);
@@ -54,13 +67,14 @@ static void bad_training_data_on_one_rank_ends_all_in_every_mode(void **state)
                                       "comm.timeout_s=5", NULL};
     (void)state;
     write_bad_tokens("bad.bin", 2 * 16 + 4);
-    for (int mode = 0; mode < SHARD_MODES; mode++) {
+    for (int i = 0; i < CASES; i++) {
+        int mode = i % SHARD_MODES;
         int64_t steps[8];
         double start = now_s();
         fixture_remove("run");
-        fixture_run_t *run = fixture_expect(shard_job(4, mode, "run", set), MPT_ERR_DATA);
+        fixture_run_t *run = fixture_expect(case_job(i, set), MPT_ERR_DATA);
         if (run->errors != 1 || strstr(run->log, "rank 2: bad.bin") == NULL)
-            fail_msg("%s: %d errors\n%s", shard_modes[mode].name, run->errors, run->log);
+            fail_msg("%s, %s: %d errors\n%s", shard_modes[mode].name, overlaps[i / SHARD_MODES], run->errors, run->log);
         assert_int_equal(run->steps, 2);
         assert_int_equal(mpt_checkpoint_list("run", steps, 8), 1);
         assert_int_equal(steps[0], 1);
@@ -102,14 +116,15 @@ static void a_rank_that_is_too_slow_ends_all_with_one_message(void **state)
         "unit 0 weights: all_gather"};
     (void)state;
     setenv("MPT_INJECT", "slow:rank=1,step=3,ms=1800", 1);
-    for (int mode = 0; mode < SHARD_MODES; mode++) {
+    for (int i = 0; i < CASES; i++) {
+        int mode = i % SHARD_MODES;
         char late[32];
         double start = now_s();
         fixture_remove("run");
-        fixture_run_t *run = fixture_expect(shard_job(4, mode, "run", set), MPT_ERR_COMM);
+        fixture_run_t *run = fixture_expect(case_job(i, set), MPT_ERR_COMM);
         snprintf(late, sizeof late, "no sign of rank 1 for %s s", mode == SHARD_HSDP1 ? "1.0" : "0.5");
         if (run->errors != 1 || strstr(run->log, calls[mode]) == NULL || strstr(run->log, late) == NULL)
-            fail_msg("%s: %d errors\n%s", shard_modes[mode].name, run->errors, run->log);
+            fail_msg("%s, %s: %d errors\n%s", shard_modes[mode].name, overlaps[i / SHARD_MODES], run->errors, run->log);
         assert_int_equal(run->steps, 2);
         assert_true(now_s() - start < 6.0);
         fixture_free(run);

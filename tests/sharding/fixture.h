@@ -32,6 +32,7 @@ typedef struct fixture {
     int reduce_micro, without_master, with_ema;
     int threads;         /* of each rank's pool; 0: one */
     int unregistered;    /* 1: communicators are not told about the peer arena */
+    int threaded;        /* 1: reductions and gathers run on a helper thread */
     const char *kernels; /* NULL: "cpu" */
     int (*body)(fixture_rank_t *rank);
     void *ctx;
@@ -48,6 +49,12 @@ struct fixture_rank {
     mpt_state_t state;
     mpt_kernels_t kernels;
     void *kernels_scratch;
+    mpt_worker_t *worker; /* with what its jobs use */
+    mpt_pool_t *worker_pool;
+    mpt_device_t *worker_device;
+    mpt_stream_t *worker_stream;
+    mpt_kernels_t worker_kernels;
+    void *worker_scratch;
     /* only where ranks run together */
     mpt_comm_t *comm, *group, *across;
     mpt_reducer_t reducer;
@@ -88,17 +95,24 @@ static inline void fixture_cut(fixture_rank_t *rank)
     mpt_state_cut(&rank->state, &params, &rank->private_arena, &rank->peer_arena);
 }
 
-static inline void fixture_kernels(fixture_rank_t *rank)
+static inline void *fixture_kernels(const fixture_t *fixture, mpt_pool_t *pool, mpt_device_t *device,
+                                    mpt_kernels_t *kernels)
 {
-    const char *name = rank->fixture->kernels != NULL ? rank->fixture->kernels : "cpu";
-    const mpt_kernels_limits_t limits = {.compute = rank->fixture->compute};
+    const char *name = fixture->kernels != NULL ? fixture->kernels : "cpu";
+    const mpt_kernels_limits_t limits = {.compute = fixture->compute};
     const mpt_kernels_ops_t *ops = mpt_kernels_find(name);
     mpt_isa_t isa = mpt_isa_detect();
-    size_t bytes = mpt_kernels_scratch_bytes(ops, isa, mpt_pool_threads(rank->pool), &limits);
-    if (bytes > 0)
-        rank->kernels_scratch = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-    fixture_require(mpt_kernels_init(&rank->kernels, ops, rank->device, NULL, isa,
-                                     rank->kernels_scratch, bytes, &limits) == MPT_OK);
+    size_t bytes = mpt_kernels_scratch_bytes(ops, isa, mpt_pool_threads(pool), &limits);
+    void *scratch = bytes > 0 ? aligned_alloc(4096, (bytes + 4095) / 4096 * 4096) : NULL;
+    fixture_require(mpt_kernels_init(kernels, ops, device, NULL, isa, scratch, bytes, &limits) == MPT_OK);
+    return scratch;
+}
+
+static inline void fixture_device(int threads, mpt_pool_t **pool_p, mpt_device_t **device_p, mpt_stream_t **stream_p)
+{
+    fixture_require(mpt_pool_create(&(mpt_pool_params_t){.threads = threads, .yield = 1}, pool_p) == MPT_OK);
+    fixture_require(mpt_device_cpu_create(*pool_p, NULL, device_p) == MPT_OK);
+    fixture_require((*device_p)->ops->stream_create(*device_p, stream_p) == MPT_OK);
 }
 
 /** What `rank` of `fixture` holds, zeroed, and kernels to work on it. */
@@ -106,19 +120,26 @@ static inline void fixture_open(fixture_rank_t *rank, const fixture_t *fixture, 
 {
     *rank = (fixture_rank_t){
         .fixture = fixture, .layout = fixture->layout, .rank = number, .ctx = fixture->ctx};
-    mpt_pool_params_t pool = {.threads = fixture->threads > 0 ? fixture->threads : 1, .yield = 1};
-    fixture_require(mpt_pool_create(&pool, &rank->pool) == MPT_OK);
-    fixture_require(mpt_device_cpu_create(rank->pool, NULL, &rank->device) == MPT_OK);
-    fixture_require(rank->device->ops->stream_create(rank->device, &rank->stream) == MPT_OK);
+    fixture_device(fixture->threads > 0 ? fixture->threads : 1, &rank->pool, &rank->device, &rank->stream);
+    fixture_device(1, &rank->worker_pool, &rank->worker_device, &rank->worker_stream);
     fixture_cut(rank);
-    fixture_kernels(rank);
+    rank->kernels_scratch = fixture_kernels(fixture, rank->pool, rank->device, &rank->kernels);
+    rank->worker_scratch =
+        fixture_kernels(fixture, rank->worker_pool, rank->worker_device, &rank->worker_kernels);
+    fixture_require(mpt_worker_create(&(mpt_worker_params_t){.threaded = fixture->threaded, .capacity = 3},
+                                      &rank->worker) == MPT_OK);
 }
 
 static inline void fixture_close(fixture_rank_t *rank)
 {
+    mpt_worker_destroy(rank->worker);
+    free(rank->worker_scratch);
     free(rank->kernels_scratch);
     mpt_arena_release(&rank->peer_arena);
     mpt_arena_release(&rank->private_arena);
+    rank->worker_device->ops->stream_destroy(rank->worker_device, rank->worker_stream);
+    mpt_device_destroy(rank->worker_device);
+    mpt_pool_destroy(rank->worker_pool);
     rank->device->ops->stream_destroy(rank->device, rank->stream);
     mpt_device_destroy(rank->device);
     mpt_pool_destroy(rank->pool);
@@ -151,12 +172,17 @@ static inline int fixture_act(fixture_rank_t *rank)
     rank->reducer =
         (mpt_reducer_t){.state = &rank->state,
                         .kernels = &rank->kernels,
+                        .stream = rank->stream,
+                        .worker = rank->worker,
+                        .worker_kernels = &rank->worker_kernels,
+                        .worker_stream = rank->worker_stream,
                         .group = rank->group,
                         .across = rank->across,
-                        .stream = rank->stream,
                         .divisor = mpt_reducer_divisor(p->wire, contributed, rank->layout->ranks)};
-    mpt_gather_init(&rank->gather, &rank->state, rank->group, rank->stream);
-    return rank->fixture->body(rank);
+    mpt_gather_init(&rank->gather, &rank->state, rank->worker, rank->group, rank->worker_stream);
+    int result = rank->fixture->body(rank);
+    (void)mpt_worker_drain(rank->worker); /* peers may wait in what is under way */
+    return result;
 }
 
 /* Register what peers read with every communicator, act, and leave. */
@@ -187,7 +213,7 @@ static inline void *fixture_sit(void *argument)
     void *scratch = bytes > 0 ? aligned_alloc(64, (bytes + 63) / 64 * 64) : NULL;
     mpt_comm_params_t params = {.backend = backend,
                                 .boot = seat->boot,
-                                .device = rank.device,
+                                .device = rank.worker_device,
                                 .timeout_s = 60,
                                 .yield = 1,
                                 .scratch = scratch};

@@ -145,17 +145,19 @@ static inline mpt_status_t one_round(fixture_rank_t *rank, int round, const floa
 {
     reduction_t *x = rank->ctx;
     int last = round == x->rounds - 1, lane = x->reduce_micro ? 0 : round;
-    mpt_status_t status = MPT_OK;
+    int micro_step = last ? (int)rank->state.params.micro_steps - 1 : round;
+    mpt_status_t status = mpt_reducer_claim(&rank->reducer, 0);
     feed(rank, 0, lane, input);
     for (int u = rank->layout->unit_count - 1; u >= 0 && status == MPT_OK; u--) {
         if (u > 0)
+            status = mpt_reducer_claim(&rank->reducer, u);
+        if (u > 0)
             feed(rank, u, lane, input);
-        status = mpt_reducer_merge(&rank->reducer, u, lane);
+        if (status == MPT_OK)
+            status = mpt_reducer_merge(&rank->reducer, u, lane);
         if (status == MPT_OK && (last || x->reduce_micro))
-            status = mpt_reducer_unit(&rank->reducer, u, last);
+            status = mpt_reducer_unit(&rank->reducer, u, micro_step);
     }
-    if (last || x->reduce_micro)
-        mpt_reducer_note(&rank->reducer, round);
     return status;
 }
 
@@ -169,13 +171,15 @@ static inline mpt_status_t one_step(fixture_rank_t *rank, float *const *inputs)
     mpt_status_t status = mpt_reducer_begin(&rank->reducer);
     for (int i = 0; i < x->rounds && status == MPT_OK; i++)
         status = one_round(rank, i, inputs[rank->rank * x->rounds + i]);
+    if (status == MPT_OK)
+        status = mpt_reducer_finish(&rank->reducer);
     x->group[rank->rank] = rank->group->stats;
     if (rank->across != NULL)
         x->across[rank->rank] = rank->across->stats;
     mpt_reducer_report(&rank->reducer, x->micro_step, &own);
     x->records[rank->rank] = own;
     if (status == MPT_OK)
-        status = mpt_comm_all_gather(rank->comm, &own, all, sizeof own, rank->stream);
+        status = mpt_comm_all_gather(rank->comm, &own, all, sizeof own, rank->worker_stream);
     if (status == MPT_OK)
         mpt_record_fold(all, &fold, scratch, &x->verdicts[rank->rank]);
     return status;
@@ -245,7 +249,7 @@ static inline void close_reduction(reduction_t *x)
     mpt_layout_release(&x->layout);
 }
 
-static inline void run(reduction_t *x, sharding_mode_t mode)
+static inline void run_one(reduction_t *x, sharding_mode_t mode, int threaded)
 {
     mpt_layout_t layout = fixture_layout(x->ranks, mode.group, x->lanes);
     const fixture_t fixture = {.layout = &layout,
@@ -256,16 +260,26 @@ static inline void run(reduction_t *x, sharding_mode_t mode)
                                .reduce_micro = x->reduce_micro,
                                .threads = x->threads,
                                .unregistered = x->unregistered,
+                               .threaded = threaded,
                                .kernels = x->kernels,
                                .body = step_body,
                                .ctx = x};
     int result = fixture_run(&fixture);
     if (result != 0)
-        fail_msg("%s, %d ranks, %d lanes, shard %d of %d: %d", mpt_dtype_name(x->wire), x->ranks,
-                 x->lanes, (int)mode.shard, mode.group, result);
+        fail_msg("%s, %d ranks, %d lanes, shard %d of %d, %s: %d", mpt_dtype_name(x->wire), x->ranks,
+                 x->lanes, (int)mode.shard, mode.group, threaded ? "on a helper" : "in the caller", result);
     for (int r = 1; r < x->ranks; r++)
         assert_memory_equal(&x->verdicts[r], &x->verdicts[0], sizeof x->verdicts[0]);
     mpt_layout_release(&layout);
+}
+
+/* In the caller, then on a helper thread, whose verdict must be the same and stays. */
+static inline void run(reduction_t *x, sharding_mode_t mode)
+{
+    run_one(x, mode, 0);
+    mpt_verdict_t inline_verdict = x->verdicts[0];
+    run_one(x, mode, 1);
+    assert_memory_equal(&x->verdicts[0], &inline_verdict, sizeof inline_verdict);
 }
 
 static inline int same_double(double a, double b)

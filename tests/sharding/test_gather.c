@@ -52,6 +52,7 @@ typedef struct passage {
     int skipped; /* this step changes no weights, -1: none */
     int only_forward;
     int unregistered;
+    int threaded;
     float *weights[MAX_STEPS]; /* after how many updates */
     uint64_t calls[FIXTURE_MAX_RANKS][MAX_STEPS];
 } passage_t;
@@ -100,7 +101,7 @@ static int is_readable(const fixture_rank_t *rank, int unit, const float *weight
     return 1;
 }
 
-/* Unit, the one that follows, and unit 0, which keeps its place. */
+/* Unit, unit 0, which keeps its place, and where gathers complete in the caller the one that follows. */
 static int one_micro_step(fixture_rank_t *rank, const float *weights)
 {
     const passage_t *p = rank->ctx;
@@ -113,7 +114,7 @@ static int one_micro_step(fixture_rank_t *rank, const float *weights)
         if (mpt_gather_need(&rank->gather, needs[i].unit, next) != MPT_OK)
             return 1;
         if (!is_readable(rank, needs[i].unit, weights) || !is_readable(rank, 0, weights) ||
-            (next >= 0 && !is_readable(rank, next, weights)))
+            (next >= 0 && !p->threaded && !is_readable(rank, next, weights)))
             return 10 + i;
     }
     return 0;
@@ -130,29 +131,44 @@ static int passage_body(fixture_rank_t *rank)
         uint64_t before = rank->group->stats.calls;
         if (s != p->skipped) {
             write_slices(rank, p->weights[++updates]);
-            if (mpt_gather_updated(&rank->gather) != MPT_OK)
+            if (mpt_gather_all_updated(&rank->gather) != MPT_OK)
                 return 2;
         }
         for (int m = 0; m < p->micro_steps && result == 0; m++)
             result = one_micro_step(rank, p->weights[updates]);
+        if (mpt_worker_drain(rank->worker) != MPT_OK)
+            return 3;
         p->calls[rank->rank][s] = rank->group->stats.calls - before;
     }
     return result;
 }
 
-static void pass(passage_t *p)
+/* Threaded: gathers run on a helper. */
+static void pass_one(passage_t *p, int threaded)
 {
     const fixture_t fixture = {.layout = &p->layout,
                                .shard = p->shard,
                                .compute = MPT_BF16,
                                .wire = MPT_BF16,
                                .unregistered = p->unregistered,
+                               .threaded = threaded,
                                .body = passage_body,
                                .ctx = p};
+    p->threaded = threaded;
     int result = fixture_run(&fixture);
     if (result != 0)
-        fail_msg("%d units, shard %d: %d of %d: %d", p->layout.unit_count, (int)p->shard,
-                 p->layout.group, p->layout.ranks, result);
+        fail_msg("%d units, shard %d: %d of %d, threaded %d: %d", p->layout.unit_count, (int)p->shard,
+                 p->layout.group, p->layout.ranks, threaded, result);
+}
+
+/* In the caller, then on a helper, which makes the same calls. */
+static void pass(passage_t *p)
+{
+    uint64_t calls[FIXTURE_MAX_RANKS][MAX_STEPS];
+    pass_one(p, 0);
+    memcpy(calls, p->calls, sizeof calls);
+    pass_one(p, 1);
+    assert_memory_equal(p->calls, calls, sizeof calls);
 }
 
 static void assert_calls(const passage_t *p, int step, int64_t expected)
@@ -191,8 +207,8 @@ static void in_ddp_weights_are_where_the_optimizer_left_them(void **state)
     mpt_gather_t gather;
     fixture_open(&rank, &fixture, 0);
     assert_ptr_equal(rank.state.gathered.data, rank.state.working.data);
-    mpt_gather_init(&gather, &rank.state, NULL, rank.stream); /* nobody to ask, and nothing to */
-    assert_int_equal(mpt_gather_updated(&gather), MPT_OK);
+    mpt_gather_init(&gather, &rank.state, rank.worker, NULL, rank.stream); /* nobody to ask, and nothing to */
+    assert_int_equal(mpt_gather_all_updated(&gather), MPT_OK);
     assert_int_equal(mpt_gather_need(&gather, 2, 1), MPT_OK);
     fixture_close(&rank);
     mpt_layout_release(&layout);
@@ -323,7 +339,7 @@ static void a_failed_gather_is_not_taken_for_done(void **state)
 /* Gradients reduced, weights updated and gathered, in the order in which a model asks for it. */
 typedef struct course {
     mpt_shard_t shard;
-    int group, ranks, micro_steps, reduce_micro;
+    int group, ranks, micro_steps, reduce_micro, threaded;
     float *gradients[FIXTURE_MAX_RANKS];
     float *weights[FIXTURE_MAX_RANKS]; /* as every rank's model reads them at the end */
     uint64_t calls[FIXTURE_MAX_RANKS], bytes[FIXTURE_MAX_RANKS]; /* of the last step */
@@ -354,10 +370,12 @@ static mpt_status_t course_micro_step(fixture_rank_t *rank, int micro)
         status = mpt_gather_need(&rank->gather, unit, needs[i].next);
         if (status != MPT_OK || !needs[i].backward || (unit == 0 && i < count - 1))
             continue;
+        status = mpt_reducer_claim(&rank->reducer, unit);
         add_gradients(rank, unit, micro);
-        status = mpt_reducer_merge(&rank->reducer, unit, 0);
+        if (status == MPT_OK)
+            status = mpt_reducer_merge(&rank->reducer, unit, 0);
         if (status == MPT_OK && (last || c->reduce_micro))
-            status = mpt_reducer_unit(&rank->reducer, unit, last);
+            status = mpt_reducer_unit(&rank->reducer, unit, micro);
     }
     return status;
 }
@@ -379,8 +397,10 @@ static mpt_status_t course_step(fixture_rank_t *rank, int number)
     for (int m = 0; m < c->micro_steps && status == MPT_OK; m++)
         status = course_micro_step(rank, m);
     if (status == MPT_OK)
+        status = mpt_reducer_finish(&rank->reducer);
+    if (status == MPT_OK)
         status = mpt_optimizer_apply(&rank->state, &rank->kernels, &update, rank->stream);
-    return status == MPT_OK ? mpt_gather_updated(&rank->gather) : status;
+    return status == MPT_OK ? mpt_gather_all_updated(&rank->gather) : status;
 }
 
 static mpt_comm_stats_t traffic(const fixture_rank_t *rank)
@@ -403,13 +423,17 @@ static int course_body(fixture_rank_t *rank)
     free(start);
     if (mpt_state_refresh(&rank->state, &state->master, NULL, &rank->kernels, rank->stream) !=
             MPT_OK ||
-        mpt_gather_updated(&rank->gather) != MPT_OK)
+        mpt_gather_all_updated(&rank->gather) != MPT_OK)
         return 1;
     for (int i = 0; i < 3; i++) {
+        if (mpt_worker_drain(rank->worker) != MPT_OK)
+            return 4;
         before = traffic(rank);
         if (course_step(rank, i) != MPT_OK)
             return 2;
     }
+    if (mpt_worker_drain(rank->worker) != MPT_OK)
+        return 5;
     mpt_comm_stats_t after = traffic(rank);
     c->calls[rank->rank] = after.calls - before.calls;
     c->bytes[rank->rank] = after.bytes_sent - before.bytes_sent;
@@ -432,6 +456,7 @@ static void run_course(course_t *c)
                                .wire = MPT_BF16,
                                .micro_steps = c->micro_steps,
                                .reduce_micro = c->reduce_micro,
+                               .threaded = c->threaded,
                                .body = course_body,
                                .ctx = c};
     for (int r = 0; r < c->ranks; r++) {
@@ -486,9 +511,10 @@ static void steps_of_every_mode_leave_the_same_weights_within_the_promised_traff
     mpt_layout_t layout = fixture_layout(4, 0, 0);
     for (int i = 0; i < 5; i++) { /* micro-steps 1, 2, 3, and 2, 3 reduced at once */
         course_t first = {0};
-        for (int m = 0; m < 7; m++) {
-            course_t c = {.shard = modes[m].shard,
-                          .group = modes[m].group,
+        for (int m = 0; m < 14; m++) { /* each mode in the caller, then on a helper */
+            course_t c = {.shard = modes[m / 2].shard,
+                          .group = modes[m / 2].group,
+                          .threaded = m % 2,
                           .ranks = 4,
                           .micro_steps = i < 3 ? i + 1 : i - 1,
                           .reduce_micro = i >= 3};

@@ -274,6 +274,12 @@ static void open_findings(findings_t *f)
     f->reducer = (mpt_reducer_t){.state = &f->state};
 }
 
+static void note_all(findings_t *f, int micro_step)
+{
+    for (int u = 0; u < f->layout.unit_count; u++)
+        mpt_reducer_note(&f->reducer, u, micro_step);
+}
+
 static void counts_saturate_in_the_record(void **state)
 {
     (void)state;
@@ -285,7 +291,7 @@ static void counts_saturate_in_the_record(void **state)
     f.sumsq[0] = 1;
     f.sumsq[1] = 2;
     f.sumsq[4] = 4;
-    mpt_reducer_note(&f.reducer, 0);
+    note_all(&f, 0);
     mpt_reducer_report(&f.reducer, 3, &record);
     assert_true(record.bad_count == UINT32_MAX);
     assert_true(record.sumsq == 7);
@@ -300,7 +306,7 @@ static void a_clean_step_reports_nothing(void **state)
     findings_t f;
     mpt_record_t record = {0};
     open_findings(&f);
-    mpt_reducer_note(&f.reducer, 0);
+    note_all(&f, 0);
     mpt_reducer_report(&f.reducer, 3, &record);
     assert_memory_equal(&record, &(mpt_record_t){0}, sizeof record);
     mpt_layout_release(&f.layout);
@@ -316,7 +322,7 @@ static void micro_steps_beyond_the_record_saturate(void **state)
         open_findings(&f);
         f.state.params.reduce_micro = micro;
         f.wire[3] = (mpt_offender_t){.count = 1, .first = 4, .bits = 0x7f800000u};
-        mpt_reducer_note(&f.reducer, 70000);
+        note_all(&f, 70000);
         mpt_reducer_report(&f.reducer, 70000, &record);
         assert_int_equal(record.micro_step, UINT16_MAX);
         assert_int_equal(record.bad_element, f.layout.tensors[7].first + 4);
