@@ -201,25 +201,63 @@ static double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* What a call has to do at least. */
+typedef struct work {
+    double flops; /* of matrix products */
+    double bytes; /* of other calls: arrays read once and written once, those added to twice */
+} work_t;
+
+/* `reads` and `writes` of as many elements each. */
+static work_t pass_over(double count, double reads_and_writes, mpt_dtype_t dtype)
+{
+    return (work_t){.bytes = count * reads_and_writes * (double)mpt_dtype_bytes(dtype)};
+}
+
+static work_t both(work_t a, work_t b)
+{
+    return (work_t){.flops = a.flops + b.flops, .bytes = a.bytes + b.bytes};
+}
+
 /* Add a call that began at `begin` to its row; passes its status on. */
-static mpt_status_t account(mpt_kernels_t *k, mpt_op_t op, double begin, double flops,
+static mpt_status_t account(mpt_kernels_t *k, mpt_op_t op, double begin, work_t work,
                             mpt_status_t status)
 {
     k->profile[op].seconds += now_s() - begin;
-    k->profile[op].flops += flops;
+    k->profile[op].flops += work.flops;
+    k->profile[op].bytes += work.bytes;
     k->profile[op].calls++;
     return status;
 }
 
-static double linear_flops(int64_t rows, int64_t in, int64_t out)
+static work_t linear_work(int64_t rows, int64_t in, int64_t out)
 {
-    return 2.0 * (double)rows * (double)in * (double)out;
+    return (work_t){.flops = 2.0 * (double)rows * (double)in * (double)out};
 }
 
 /* One product of the causal half: backward makes five of what forward makes two. */
-static double attention_flops(int64_t batch, int64_t seq, int64_t heads, int64_t head_dim)
+static work_t attention_work(int64_t batch, int64_t seq, int64_t heads, int64_t head_dim, int products)
 {
-    return (double)batch * (double)heads * (double)seq * (double)seq * (double)head_dim;
+    return (work_t){.flops = products * (double)batch * (double)heads * (double)seq * (double)seq * (double)head_dim};
+}
+
+static work_t rows_work(int64_t rows, int64_t width, double reads_and_writes, mpt_dtype_t dtype)
+{
+    return pass_over((double)rows * (double)width, reads_and_writes, dtype);
+}
+
+/* The positions' table counts once, the tokens' for each row. */
+static work_t embed_work(int64_t batch, int64_t seq, int64_t dim, double each_row, double each_position, mpt_dtype_t dtype)
+{
+    const double position = (double)seq * (double)dim;
+    return both(pass_over((double)batch * position, each_row, dtype), pass_over(position, each_position, dtype));
+}
+
+static work_t adamw_work(const mpt_adamw_t *a)
+{
+    const double count = (double)a->count;
+    const double fp32 = 4 + (a->master ? 2 : 0) + (a->ema ? 2 : 0);
+    return both(pass_over(count, fp32, MPT_F32),
+                both(pass_over(count, 1, a->grad_dtype), pass_over(count, a->master ? 1 : 2, a->compute)));
 }
 
 /* ---- checked calls ---------------------------------------------------------------------------- */
@@ -243,7 +281,8 @@ mpt_status_t mpt_embed_forward(mpt_kernels_t *k, const mpt_embed_forward_t *a, m
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_EMBED, begin, 0.0, k->ops->embed_forward(k, a, s));
+    return account(k, MPT_OP_EMBED, begin, embed_work(a->batch, a->seq, a->dim, 2, 1, a->compute),
+                   k->ops->embed_forward(k, a, s));
 }
 
 mpt_status_t mpt_embed_backward(mpt_kernels_t *k, const mpt_embed_backward_t *a, mpt_stream_t *s)
@@ -257,7 +296,9 @@ mpt_status_t mpt_embed_backward(mpt_kernels_t *k, const mpt_embed_backward_t *a,
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_EMBED, begin, 0.0, k->ops->embed_backward(k, a, s));
+    return account(k, MPT_OP_EMBED, begin, both(embed_work(a->batch, a->seq, a->dim, 1, 0, a->compute),
+                        embed_work(a->batch, a->seq, a->dim, 2, 2, mpt_dtype_wide(a->compute))),
+                   k->ops->embed_backward(k, a, s));
 }
 
 mpt_status_t mpt_layernorm_forward(mpt_kernels_t *k, const mpt_layernorm_forward_t *a,
@@ -277,7 +318,8 @@ mpt_status_t mpt_layernorm_forward(mpt_kernels_t *k, const mpt_layernorm_forward
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_LAYERNORM, begin, 0.0, k->ops->layernorm_forward(k, a, s));
+    return account(k, MPT_OP_LAYERNORM, begin, rows_work(a->rows, a->dim, a->delta ? 4 : 2, a->compute),
+                   k->ops->layernorm_forward(k, a, s));
 }
 
 mpt_status_t mpt_layernorm_backward(mpt_kernels_t *k, const mpt_layernorm_backward_t *a,
@@ -297,7 +339,8 @@ mpt_status_t mpt_layernorm_backward(mpt_kernels_t *k, const mpt_layernorm_backwa
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_LAYERNORM, begin, 0.0, k->ops->layernorm_backward(k, a, s));
+    return account(k, MPT_OP_LAYERNORM, begin, rows_work(a->rows, a->dim, a->dres ? 4 : 3, a->compute),
+                   k->ops->layernorm_backward(k, a, s));
 }
 
 /*
@@ -328,7 +371,8 @@ mpt_status_t mpt_linear_pack(mpt_kernels_t *k, const mpt_linear_pack_t *a, mpt_s
         return MPT_ERR_INVALID_ARG;
     if (!a->forward && !a->backward)
         return MPT_OK;
-    return account(k, MPT_OP_LINEAR, begin, 0.0, k->ops->linear_pack(k, a, s));
+    return account(k, MPT_OP_LINEAR, begin, (work_t){0},
+                   k->ops->linear_pack(k, a, s));
 }
 
 mpt_status_t mpt_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a, mpt_stream_t *s)
@@ -349,7 +393,7 @@ mpt_status_t mpt_linear_forward(mpt_kernels_t *k, const mpt_linear_forward_t *a,
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_LINEAR, begin, linear_flops(a->rows, a->in, a->out),
+    return account(k, MPT_OP_LINEAR, begin, linear_work(a->rows, a->in, a->out),
                    k->ops->linear_forward(k, a, s));
 }
 
@@ -364,7 +408,7 @@ mpt_status_t mpt_linear_backward_input(mpt_kernels_t *k, const mpt_linear_backwa
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_LINEAR, begin, linear_flops(a->rows, a->in, a->out),
+    return account(k, MPT_OP_LINEAR, begin, linear_work(a->rows, a->in, a->out),
                    k->ops->linear_backward_input(k, a, s));
 }
 
@@ -379,7 +423,7 @@ mpt_status_t mpt_linear_backward_weight(mpt_kernels_t *k, const mpt_linear_backw
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_LINEAR, begin, linear_flops(a->rows, a->in, a->out),
+    return account(k, MPT_OP_LINEAR, begin, linear_work(a->rows, a->in, a->out),
                    k->ops->linear_backward_weight(k, a, s));
 }
 
@@ -404,7 +448,7 @@ mpt_status_t mpt_attention_forward(mpt_kernels_t *k, const mpt_attention_forward
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
     return account(k, MPT_OP_ATTENTION, begin,
-                   2.0 * attention_flops(a->batch, a->seq, a->heads, a->head_dim),
+                   attention_work(a->batch, a->seq, a->heads, a->head_dim, 2),
                    k->ops->attention_forward(k, a, s));
 }
 
@@ -422,7 +466,7 @@ mpt_status_t mpt_attention_backward(mpt_kernels_t *k, const mpt_attention_backwa
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
     return account(k, MPT_OP_ATTENTION, begin,
-                   5.0 * attention_flops(a->batch, a->seq, a->heads, a->head_dim),
+                   attention_work(a->batch, a->seq, a->heads, a->head_dim, 5),
                    k->ops->attention_backward(k, a, s));
 }
 
@@ -439,7 +483,9 @@ mpt_status_t mpt_loss(mpt_kernels_t *k, const mpt_loss_t *a, mpt_stream_t *s)
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_LOSS, begin, 0.0, k->ops->loss(k, a, s));
+    return account(k, MPT_OP_LOSS, begin, both(rows_work(a->rows, a->vocab_padded, 1, mpt_dtype_wide(a->compute)),
+                        rows_work(a->rows, a->vocab_padded, a->dlogits ? 1 : 0, a->compute)),
+                   k->ops->loss(k, a, s));
 }
 
 /* A power of two, as `scale` must be so that rounding to the wire is the only rounding. */
@@ -465,7 +511,8 @@ mpt_status_t mpt_to_wire(mpt_kernels_t *k, const mpt_to_wire_t *a, mpt_stream_t 
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_REDUCE, begin, 0.0, k->ops->to_wire(k, a, s));
+    return account(k, MPT_OP_REDUCE, begin, both(pass_over((double)a->count, 1, MPT_F32), pass_over((double)a->count, 1, a->wire_dtype)),
+                   k->ops->to_wire(k, a, s));
 }
 
 mpt_status_t mpt_grad_scan(mpt_kernels_t *k, const mpt_grad_scan_t *a, mpt_stream_t *s)
@@ -480,7 +527,8 @@ mpt_status_t mpt_grad_scan(mpt_kernels_t *k, const mpt_grad_scan_t *a, mpt_strea
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_REDUCE, begin, 0.0, k->ops->grad_scan(k, a, s));
+    return account(k, MPT_OP_REDUCE, begin, pass_over((double)a->count, 1, a->dtype),
+                   k->ops->grad_scan(k, a, s));
 }
 
 mpt_status_t mpt_adamw(mpt_kernels_t *k, const mpt_adamw_t *a, mpt_stream_t *s)
@@ -504,7 +552,8 @@ mpt_status_t mpt_adamw(mpt_kernels_t *k, const mpt_adamw_t *a, mpt_stream_t *s)
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_OPTIMIZER, begin, 0.0, k->ops->adamw(k, a, s));
+    return account(k, MPT_OP_OPTIMIZER, begin, adamw_work(a),
+                   k->ops->adamw(k, a, s));
 }
 
 mpt_status_t mpt_cast(mpt_kernels_t *k, const mpt_cast_t *a, mpt_stream_t *s)
@@ -524,7 +573,8 @@ mpt_status_t mpt_cast(mpt_kernels_t *k, const mpt_cast_t *a, mpt_stream_t *s)
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_OPTIMIZER, begin, 0.0, k->ops->cast(k, a, s));
+    return account(k, MPT_OP_OPTIMIZER, begin, both(pass_over((double)a->count, 1, a->src_dtype), pass_over((double)a->count, 1, a->dst_dtype)),
+                   k->ops->cast(k, a, s));
 }
 
 mpt_status_t mpt_add(mpt_kernels_t *k, const mpt_add_t *a, mpt_stream_t *s)
@@ -539,7 +589,8 @@ mpt_status_t mpt_add(mpt_kernels_t *k, const mpt_add_t *a, mpt_stream_t *s)
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_REDUCE, begin, 0.0, k->ops->add(k, a, s));
+    return account(k, MPT_OP_REDUCE, begin, both(pass_over((double)a->count, 2, MPT_F32), pass_over((double)a->count, 1, a->dtype)),
+                   k->ops->add(k, a, s));
 }
 
 mpt_status_t mpt_hash(mpt_kernels_t *k, const mpt_hash_t *a, mpt_stream_t *s)
@@ -553,5 +604,6 @@ mpt_status_t mpt_hash(mpt_kernels_t *k, const mpt_hash_t *a, mpt_stream_t *s)
     double begin = now_s();
     if (c.failed)
         return MPT_ERR_INVALID_ARG;
-    return account(k, MPT_OP_OPTIMIZER, begin, 0.0, k->ops->hash(k, a, s));
+    return account(k, MPT_OP_OPTIMIZER, begin, pass_over((double)a->count, 1, a->dtype),
+                   k->ops->hash(k, a, s));
 }

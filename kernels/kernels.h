@@ -357,9 +357,10 @@ typedef struct mpt_kernels_ops {
     mpt_status_t (*hash)(mpt_kernels_t *k, const mpt_hash_t *a, mpt_stream_t *s);
 } mpt_kernels_ops_t;
 
-/** Host time inside the calls of one operation, and the arithmetic of its matrix products. */
+/** Host time inside the calls of one operation, the arithmetic of its matrix products, and of passes over memory the bytes: arrays read once
+ *  and written once, those added to twice. */
 typedef struct mpt_op_profile {
-    double seconds, flops;
+    double seconds, flops, bytes;
     int64_t calls;
 } mpt_op_profile_t;
 

@@ -231,6 +231,7 @@ static void collect_profile(mpt_session_t *s)
     for (int op = 0; op < MPT_OP_COUNT && helper != &s->kernels; op++) {
         s->kernels.profile[op].seconds += helper->profile[op].seconds;
         s->kernels.profile[op].flops += helper->profile[op].flops;
+        s->kernels.profile[op].bytes += helper->profile[op].bytes;
         s->kernels.profile[op].calls += helper->profile[op].calls;
         helper->profile[op] = (mpt_op_profile_t){0};
     }
@@ -247,6 +248,7 @@ int mpt_session_profile(mpt_session_t *s, mpt_profile_row_t *rows, int capacity,
         rows[count++] = (mpt_profile_row_t){.op = mpt_op_name((mpt_op_t)op),
                                             .seconds = from->seconds,
                                             .flops = from->flops,
+                                            .bytes = from->bytes,
                                             .calls = from->calls};
         if (reset)
             *from = (mpt_op_profile_t){0};

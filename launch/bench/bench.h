@@ -79,7 +79,7 @@ void mpt_bench_overrides_borrow(mpt_bench_overrides_t *overrides, const char *it
 
 typedef struct mpt_bench_row {
     char op[32];
-    double seconds, flops; /* over all timed steps */
+    double seconds, flops, bytes; /* over all timed steps */
     int64_t calls;
 } mpt_bench_row_t;
 
@@ -107,6 +107,19 @@ double mpt_bench_row_rate(const mpt_bench_result_t *result, const char *op);
 /** Seconds on the monotonic clock. */
 double mpt_bench_now(void);
 
+/* ---- bench/copy.c: memory as a limit ------------------------------------------------------------------ */
+
+#define MPT_BENCH_MAX_RUNS 101
+
+/** Bytes read and written a second by one copy of about `bytes`; see mpt_bench_ops_copy. */
+double mpt_bench_copy_time(mpt_bench_ops_t *ops, int way, double bytes);
+/** The faster way's median of `runs` such rates. */
+double mpt_bench_copy_best(double (*copy)[MPT_BENCH_MAX_RUNS], int runs);
+/** Of the largest copy: memory's, not a cache's. */
+double mpt_bench_copy_rate(mpt_bench_ops_t *ops);
+/** The same, with so many threads, where no operation is benched; not finite: it could not be measured (logged). */
+double mpt_bench_copy_measure(int threads);
+
 /* ---- bench/onednn.c: the yardstick ------------------------------------------------------------------ */
 
 /** `count` linear layers of [inputs] -> [outputs], each over `rows` rows. */
@@ -129,6 +142,7 @@ typedef struct mpt_bench_report {
     double peak_flops; /* bf16 products fed from L1, all threads */
     char peak_isa[24];
     double onednn_flops; /* 0: not measured */
+    double copy_bytes_per_s; /* memory copied by all threads, read and written; not finite: not measured */
     mpt_bench_result_t types[MPT_BENCH_TYPES];
 } mpt_bench_report_t;
 

@@ -15,8 +15,6 @@
 #define MIN_RUNS 5
 #define MOST_RUNS 31     /* unless --runs asks for more */
 #define ROW_S 1.5        /* that an operation's rounds may take together, but for MIN_RUNS of them */
-#define COPY_RUNS 7
-#define ALL_BYTES 1e18   /* of a copy: as many as it takes */
 #define HEAD_DIM 64
 
 typedef struct kernels_run {
@@ -44,13 +42,6 @@ static mpt_status_t time_own(mpt_bench_ops_t *ops, double *seconds_p)
     return status;
 }
 
-static double time_copy(mpt_bench_ops_t *ops, int way, double bytes)
-{
-    double start = mpt_bench_now();
-    double moved = mpt_bench_ops_copy(ops, way, bytes);
-    return moved / (mpt_bench_now() - start);
-}
-
 /* Not finite where one run failed. */
 static double median_rival(double *seconds, int runs)
 {
@@ -58,15 +49,6 @@ static double median_rival(double *seconds, int runs)
         if (!isfinite(seconds[i]))
             return NAN;
     return mpt_bench_median(seconds, runs);
-}
-
-/* Of the ways to copy the faster one counts. */
-static double best_copy(double (*copy)[MPT_BENCH_MAX_RUNS], int runs)
-{
-    double best = 0;
-    for (int w = 0; w < MPT_BENCH_COPY_WAYS; w++)
-        best = fmax(best, mpt_bench_median(copy[w], runs));
-    return best;
 }
 
 static int runs_for(const kernels_run_t *run, double round_s)
@@ -84,7 +66,7 @@ static mpt_status_t run_round(kernels_run_t *run, mpt_bench_ops_t *ops, const mp
     if (has_rival)
         s->rival[i] = mpt_rival_run(&run->rival);
     for (int w = 0; w < MPT_BENCH_COPY_WAYS && row->op.flops == 0; w++)
-        s->copy[w][i] = time_copy(ops, w, row->op.bytes);
+        s->copy[w][i] = mpt_bench_copy_time(ops, w, row->op.bytes);
     return status;
 }
 
@@ -116,7 +98,7 @@ static mpt_status_t measure_row(kernels_run_t *run, mpt_bench_ops_t *ops, int in
         return status;
     row->seconds = mpt_bench_median(s.own, row->runs);
     row->rival_s = has_rival ? median_rival(s.rival, row->runs) : NAN;
-    row->copy_bytes_per_s = row->op.flops == 0 ? best_copy(s.copy, row->runs) : NAN;
+    row->copy_bytes_per_s = row->op.flops == 0 ? mpt_bench_copy_best(s.copy, row->runs) : NAN;
     if (has_rival)
         snprintf(row->rival_path, sizeof(row->rival_path), "%s", run->rival.path);
     fprintf(stderr, "%s: %s: %.3f ms\n", compute, row->name, 1e3 * row->seconds);
@@ -137,15 +119,6 @@ static mpt_status_t open_ops(const kernels_run_t *run, const char *compute, mpt_
                                                         .vocab = r->vocab,
                                                         .log = mpt_log_quiet},
                               ops_p);
-}
-
-static void measure_copy(mpt_bench_ops_t *ops, mpt_bench_kernels_type_t *type)
-{
-    double copy[MPT_BENCH_COPY_WAYS][MPT_BENCH_MAX_RUNS];
-    for (int i = -1; i < COPY_RUNS; i++) /* the first touches the memory */
-        for (int w = 0; w < MPT_BENCH_COPY_WAYS; w++)
-            copy[w][i < 0 ? 0 : i] = time_copy(ops, w, ALL_BYTES);
-    type->copy_bytes_per_s = best_copy(copy, COPY_RUNS);
 }
 
 static void begin_row(const mpt_bench_op_t *op, mpt_bench_kernel_t *row)
@@ -188,7 +161,7 @@ static mpt_status_t measure_type(kernels_run_t *run, int index)
     snprintf(type->kernels, sizeof(type->kernels), "%s", info.kernels);
     snprintf(type->isa, sizeof(type->isa), "%s", info.isa);
     type->threads = info.threads;
-    measure_copy(ops, type);
+    type->copy_bytes_per_s = mpt_bench_copy_rate(ops);
     status = measure_rows(run, ops, type);
     type->measured = status == MPT_OK;
     mpt_bench_ops_close(ops);

@@ -7,8 +7,6 @@
 #include "bench.h"
 #include "rival.h"
 
-#define MPT_BENCH_MAX_RUNS 101
-
 /* One operation: medians. What was not measured is not finite. */
 typedef struct mpt_bench_kernel {
     mpt_bench_op_t op; /* its strings must not be read: the handle is closed */

@@ -70,6 +70,7 @@ static void copy_profile(mpt_session_t *session, mpt_bench_result_t *result)
         snprintf(row->op, sizeof(row->op), "%s", rows[i].op);
         row->seconds = rows[i].seconds;
         row->flops = rows[i].flops;
+        row->bytes = rows[i].bytes;
         row->calls = rows[i].calls;
     }
 }

@@ -51,9 +51,12 @@ static void print_head(const mpt_bench_report_t *report)
                r->isa);
         break;
     }
-    printf("matrix peak, bf16 fed from L1: %.3f TFLOP/s, %.3f a core (%s)\n\n",
+    printf("matrix peak, bf16 fed from L1: %.3f TFLOP/s, %.3f a core (%s)\n",
            report->peak_flops / 1e12, report->peak_flops / report->threads / 1e12,
            report->peak_isa);
+    if (isfinite(report->copy_bytes_per_s))
+        printf("a copy of memory: %s B/s read and written\n", mpt_format_si(report->copy_bytes_per_s).s);
+    printf("\n");
 }
 
 static void print_types(const mpt_bench_report_t *report)
@@ -88,7 +91,24 @@ static void print_ratios(const mpt_bench_report_t *report)
                ratios_count(report) ? "" : "; below 0.95, so the ratios to fp32 do not count");
 }
 
-static void print_profile(const mpt_bench_result_t *r)
+/* Of what limits a row, the share that it reaches: the matrix peak of its compute type, or a copy of memory. Not finite: not known. */
+static double share_of_limit(const mpt_bench_report_t *report, const mpt_bench_result_t *r, const mpt_bench_row_t *row)
+{
+    double limit = row->flops > 0 ? r->peak_flops : report->copy_bytes_per_s;
+    return row->seconds > 0 && limit > 0 ? (row->flops > 0 ? row->flops : row->bytes) / row->seconds / limit : NAN;
+}
+
+static void print_rate(const mpt_bench_report_t *report, const mpt_bench_result_t *r, const mpt_bench_row_t *row)
+{
+    double share = share_of_limit(report, r, row);
+    if (row->seconds > 0)
+        printf("  %7s %-6s", mpt_format_si((row->flops > 0 ? row->flops : row->bytes) / row->seconds).s,
+               row->flops > 0 ? "FLOP/s" : "B/s");
+    if (isfinite(share))
+        printf("  %5.1f%% of %s", 100 * share, row->flops > 0 ? "its matrix peak" : "a copy");
+}
+
+static void print_profile(const mpt_bench_report_t *report, const mpt_bench_result_t *r)
 {
     double total = 0;
     for (int i = 0; i < r->row_count; i++)
@@ -98,8 +118,7 @@ static void print_profile(const mpt_bench_result_t *r)
         const mpt_bench_row_t *row = &r->rows[i];
         printf("  %-24s %9.1f ms %6.1f%%  %8lld calls", row->op, 1000 * row->seconds / r->steps,
                total > 0 ? 100 * row->seconds / total : 0.0, (long long)row->calls / r->steps);
-        if (row->flops > 0 && row->seconds > 0)
-            printf("  %s FLOP/s", mpt_format_si(row->flops / row->seconds).s);
+        print_rate(report, r, row);
         printf("\n");
     }
     if (r->skipped > 0)
@@ -113,12 +132,12 @@ void mpt_bench_print(const mpt_bench_report_t *report)
     print_ratios(report);
     for (int i = 0; i < MPT_BENCH_TYPES; i++)
         if (report->types[i].measured)
-            print_profile(&report->types[i]);
+            print_profile(report, &report->types[i]);
 }
 
 /* ---- for programs ------------------------------------------------------------------------------------ */
 
-static void write_profile(mpt_json_t *json, const mpt_bench_result_t *r)
+static void write_profile(mpt_json_t *json, const mpt_bench_report_t *report, const mpt_bench_result_t *r)
 {
     mpt_json_open(json, "profile", '[');
     for (int i = 0; i < r->row_count; i++) {
@@ -126,6 +145,8 @@ static void write_profile(mpt_json_t *json, const mpt_bench_result_t *r)
         mpt_json_text(json, "op", r->rows[i].op);
         mpt_json_number(json, "seconds_per_step", r->rows[i].seconds / r->steps);
         mpt_json_number(json, "flops_per_step", r->rows[i].flops / r->steps);
+        mpt_json_number(json, "bytes_per_step", r->rows[i].bytes / r->steps);
+        mpt_json_number(json, "share_of_limit", share_of_limit(report, r, &r->rows[i]));
         mpt_json_int(json, "calls", r->rows[i].calls);
         mpt_json_close(json, '}');
     }
@@ -150,7 +171,7 @@ static void write_type(mpt_json_t *json, const mpt_bench_report_t *report,
     mpt_json_int(json, "planned_bytes", r->planned_bytes);
     mpt_json_number(json, "used_bytes", r->used_bytes >= 0 ? (double)r->used_bytes : NAN);
     mpt_json_number(json, "loss", r->loss);
-    write_profile(json, r);
+    write_profile(json, report, r);
     mpt_json_close(json, '}');
 }
 
@@ -168,6 +189,7 @@ void mpt_bench_print_json(const mpt_bench_report_t *report)
     mpt_json_number(&json, "bf16_tokens_per_s", tokens_per_s(&types[MPT_BENCH_BF16]));
     mpt_json_number(&json, "fp32_tokens_per_s", tokens_per_s(&types[MPT_BENCH_FP32]));
     mpt_json_number(&json, "peak_tflops_per_core", report->peak_flops / report->threads / 1e12);
+    mpt_json_number(&json, "copy_bytes_per_s", report->copy_bytes_per_s);
     mpt_json_number(&json, "fp32_linear_over_onednn", linear_over_onednn(report));
     mpt_json_number(&json, "bf16_over_fp32_measured", bf16_ratio);
     mpt_json_number(&json, "fp16_over_fp32_measured", fp16_ratio);

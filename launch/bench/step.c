@@ -1,3 +1,4 @@
+#include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -97,15 +98,18 @@ static mpt_status_t measure_all(const mpt_bench_run_t *run, mpt_bench_report_t *
 static int bench(mpt_bench_run_t *run)
 {
     mpt_bench_report_t report = {.model = run->config_path ? run->config_path : "GPT-2 124M",
-                                 .threads = run->threads > 0 ? (int)run->threads : 1};
+                                 .threads = run->threads > 0 ? (int)run->threads : 1,
+                                 .copy_bytes_per_s = NAN};
     mpt_status_t status =
         mpt_bench_place_create(&run->place, run->config_path ? 2 : TOKENS, MPT_BENCH_VOCAB);
     if (status != MPT_OK)
         return mpt_status_exit_code(status);
     mpt_bench_config_write(&run->place, SEQUENCES, run->config);
     sched_getaffinity(0, sizeof(run->cores), &run->cores);
-    if (!run->config_path)
+    if (!run->config_path) {
         measure_peak(&report);
+        report.copy_bytes_per_s = mpt_bench_copy_measure(report.threads);
+    }
     status = run->config_path && !run->types ? measure_type(run, NULL, &report)
                                              : measure_all(run, &report);
     mpt_bench_place_destroy(&run->place);

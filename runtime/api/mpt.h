@@ -134,7 +134,9 @@ MPT_API void mpt_session_request_stop(mpt_session_t *session);
 /** Where the last steps' time went, by operation, since open or the last reset. */
 typedef struct mpt_profile_row {
     const char *op; /* "linear", "attention", ... */
-    double seconds, flops; /* flops: arithmetic of matrix products; 0 elsewhere */
+    double seconds;
+    double flops; /* arithmetic of matrix products; 0 elsewhere */
+    double bytes; /* of passes over memory: arrays read once and written once, those added to twice; 0 where there are flops */
     int64_t calls;
 } mpt_profile_row_t;
 /** Fill at most `capacity` rows; returns their number. reset: start again from zero. */

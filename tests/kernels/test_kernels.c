@@ -555,6 +555,10 @@ static void calls_are_accounted_by_operation(void **state)
     assert_int_equal(f->k.profile[MPT_OP_LINEAR].calls, 2);
     assert_true(f->k.profile[MPT_OP_LINEAR].flops == 2 * 2.0 * 16 * 12 * 48);
     assert_true(f->k.profile[MPT_OP_LINEAR].seconds >= 0);
+    assert_true(f->k.profile[MPT_OP_LINEAR].bytes == 0);
+    mpt_add_t add = {.dtype = MPT_BF16, .count = 7, .acc = p, .x = p};
+    assert_int_equal(mpt_add(&f->k, &add, NULL), MPT_OK);
+    assert_true(f->k.profile[MPT_OP_REDUCE].bytes == 7 * (2 * 4 + 2)); /* read, added to: twice */
     forward.rows = 17;
     assert_int_equal(mpt_linear_forward(&f->k, &forward, NULL), MPT_ERR_INVALID_ARG);
     assert_int_equal(f->k.profile[MPT_OP_LINEAR].calls, 2); /* what is refused does not count */

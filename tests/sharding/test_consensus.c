@@ -295,6 +295,9 @@ static int give_up(party_rank_t *rank, int local, int victim, int how)
     for (int i = 0; i < GOOD_ROUNDS; i++)
         if (agree_once(rank, a.consensus) != MPT_OK)
             result = __LINE__;
+    /* A root is done with a small broadcast before the others are: none gives up while another is in a good round. */
+    if (!meet(rank))
+        result = __LINE__;
     if (rank->rank != victim) {
         if (agree_once(rank, a.consensus) != MPT_ERR_COMM ||
             agree_once(rank, a.consensus) != MPT_ERR_COMM || !rank->comm->failed)
