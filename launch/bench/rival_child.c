@@ -1,3 +1,5 @@
+#include <dirent.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -9,7 +11,6 @@
 
 #define MAX_NAPS 60
 #define NAP_NS 1000000
-#define IDLE_S 2e-4 /* processor time in a nap that counts as none */
 
 typedef struct child {
     const mpt_rival_t *rival;
@@ -84,23 +85,42 @@ static int run(const child_t *child, int variant)
                         : mpt_matmul_run(&child->dnn, &child->matmuls[variant]);
 }
 
-static double processor_time(void)
+/* Whether the thread named `task` runs or wants to. */
+static int runs(const char *task)
 {
-    struct timespec used;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-    return (double)used.tv_sec + 1e-9 * (double)used.tv_nsec;
+    char path[64], line[512] = "";
+    snprintf(path, sizeof(path), "/proc/self/task/%.20s/stat", task);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return 0;
+    const char *end = fgets(line, sizeof(line), file) ? strrchr(line, ')') : NULL; /* of its name */
+    fclose(file);
+    return end && end[1] == ' ' && end[2] == 'R';
 }
 
-/* OpenMP's threads spin for a while after their work; whoever is measured next wants these cores. */
+/* Whether any thread of this process does but the caller. */
+static int others_run(void)
+{
+    char own[24];
+    int found = 0;
+    snprintf(own, sizeof(own), "%d", (int)gettid());
+    DIR *tasks = opendir("/proc/self/task");
+    for (const struct dirent *e = tasks ? readdir(tasks) : NULL; e; e = readdir(tasks))
+        found |= e->d_name[0] != '.' && strcmp(e->d_name, own) != 0 && runs(e->d_name);
+    if (tasks)
+        closedir(tasks);
+    return found;
+}
+
+/*
+ * OpenMP's threads spin for a while after their work; whoever is measured next wants these cores. Their processor time does
+ * not tell: the system adds up a running thread's at its ticks, of which there are few.
+ */
 static void await_sleep(void)
 {
     const struct timespec nap = {.tv_nsec = NAP_NS};
-    double before = processor_time(), used = IDLE_S + 1;
-    for (int i = 0; i < MAX_NAPS && used > IDLE_S; i++) {
+    for (int i = 0; i < MAX_NAPS && others_run(); i++)
         nanosleep(&nap, NULL);
-        used = processor_time() - before;
-        before += used;
-    }
 }
 
 static mpt_rival_reply_t answer(child_t *child, const mpt_rival_request_t *request)
