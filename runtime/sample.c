@@ -232,7 +232,7 @@ static mpt_status_t open_device(reader_t *r)
 static void cut_reader(reader_t *r, mpt_arena_t *arena)
 {
     mpt_kernels_limits_t limits;
-    mpt_gpt2_limits(&r->model.shape, r->model.compute, &limits);
+    mpt_gpt2_limits(&r->model.shape, r->model.math, &limits);
     r->scratch_bytes =
         mpt_kernels_scratch_bytes(mpt_kernels_find("cpu"), r->isa, r->place.threads, &limits);
     mpt_gpt2_cut(&r->model, arena);
@@ -262,7 +262,7 @@ static mpt_status_t open_memory(reader_t *r)
     if (status != MPT_OK)
         return status;
     cut_reader(r, &r->arena);
-    mpt_gpt2_limits(&shape, r->model.compute, &limits);
+    mpt_gpt2_limits(&shape, r->model.math, &limits);
     r->model.kernels = &r->kernels;
     r->model.stream = r->stream;
     for (int t = 0; t < r->layout.tensor_count; t++)

@@ -44,6 +44,7 @@ static void flip_bit(mpt_session_t *s)
         at[inject->bit / 8 % (int64_t)mpt_dtype_bytes(held->dtype)] ^= (uint8_t)(1u << inject->bit % 8);
         flipped = 1;
     }
+    mpt_gpt2_weights_changed(&s->memory.model);
     if (!flipped)
         mpt_log_warn(&s->log, "MPT_INJECT: nothing flipped: this rank does not hold element %" PRId64 " of %s's %s",
                      inject->element, layout->tensors[inject->tensor].name, inject->array);

@@ -399,6 +399,31 @@ static void tf32_operands_are_rounded_to_nearest_even(void **state)
     assert_true(mpt_round_tf32(0x1.002p0f) == 1.0f && mpt_round_tf32(0x1.006p0f) == 0x1.008p0f);
 }
 
+/* Terms below 2^-126 count as zero where tiles multiply, and leave their neighbours in the contraction alone. */
+static void tf32_numbers_near_the_smallest_stay_small_in_every_product(void **state)
+{
+    static const float tiny[] = {0x1p-149f, 0x1p-136f, 0x1p-135f, 0x1.8p-135f, -0x1p-134f, 0x1.004p-126f, 0x1.01cp-125f, 0x1.554p-124f};
+    enum { K = sizeof tiny / sizeof *tiny };
+    (void)state;
+    for (int product = 0; product < PRODUCTS; product++) {
+        problem_t p = make_problem((product_t)product, MPT_TF32, product == BACKWARD_WEIGHT ? K : 1,
+                                   product == FORWARD ? K : 1, product == BACKWARD_INPUT ? K : 1);
+        for (int side = 0; side < 2; side++)
+            for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
+                for (int k = 0; k < K; k++) {
+                    ((float *)p.a)[a_index(&p, 0, k)] = side ? 1 : tiny[k];
+                    ((float *)p.b)[b_index(&p, 0, k)] = side ? tiny[k] : 1;
+                }
+                float *got = run(&p, (mpt_isa_t)isa, 1, NULL);
+                if (!(fabsf(*got) <= 0x1p-122f))
+                    fail_msg("product %d, side %d at %s: %g", product, side, mpt_isa_name((mpt_isa_t)isa), (double)*got);
+                free(got);
+            }
+        free(p.a);
+        free(p.b);
+    }
+}
+
 /* ---- GELU ------------------------------------------------------------------------------------------ */
 
 static double gelu(double p)
@@ -592,6 +617,7 @@ int main(void)
         cmocka_unit_test(bias_gradients_are_the_sums_over_all_rows),
         cmocka_unit_test(weight_gradients_add_to_what_is_there),
         cmocka_unit_test(tf32_operands_are_rounded_to_nearest_even),
+        cmocka_unit_test(tf32_numbers_near_the_smallest_stay_small_in_every_product),
         cmocka_unit_test(gelu_is_accurate_over_its_whole_range),
         cmocka_unit_test(gelu_of_huge_and_special_numbers_is_what_the_formula_says),
         cmocka_unit_test(fp16_products_keep_all_eleven_bits),

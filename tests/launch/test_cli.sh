@@ -199,6 +199,10 @@ grep -q 'no moments' out || fail "ckpt import: moments are missing and it must s
 run 0 ./plan --set checkpoint.dir=third --set log.dir=third --resume third
 run 0 sample second --tokens 4
 run 0 sample first.bin --tokens 4
+for compute in fp32 tf32 fp16; do # the runs above are of the default, bf16
+    run 0 ./plan --set precision.compute=$compute --set checkpoint.every=3 --set checkpoint.dir=as-$compute --set log.dir=as-$compute
+    run 0 sample as-$compute --tokens 4
+done
 run 3 sample second --tokens 4 --ema
 grep -q 'holds no EMA' err || fail "sample --ema: there is none and it must say so"
 run 3 ckpt export first ema.bin --weights ema

@@ -23,7 +23,7 @@ close_enough() { # close_enough FOLDER FOLDER BOUND: every loss and validation l
 train amx probe 0 --set train.steps=2
 grep -q '(amx)' out err || { echo "neither tiles nor what their emulation needs"; exit 77; }
 
-for compute in bf16 fp16; do
+for compute in bf16 fp16 tf32; do
     echo "$compute on tiles learns as on the level below, on 2 ranks the same way"
     words=(--set precision.compute=$compute --set precision.loss_scale=1024)
     train amx "$compute-tiles" 0 "${words[@]}"

@@ -125,7 +125,8 @@ static const char *const types[][2] = {{"precision.compute=fp32", NULL},
                                        {"precision.compute=bf16", NULL},
                                        {"precision.compute=fp16", NULL},
                                        {"precision.compute=bf16", "precision.reduce=fp32"},
-                                       {"precision.compute=bf16", "precision.rounding=stochastic"}};
+                                       {"precision.compute=bf16", "precision.rounding=stochastic"},
+                                       {"precision.compute=tf32", NULL}};
 #define TYPES ((int)(sizeof types / sizeof *types))
 
 /* What else can take or save memory. The first needs FP32 or stochastic rounding, the last power-of-two ranks. */
@@ -294,9 +295,9 @@ static void list_pack(spans_t *s, const cut_t *c, int tensor, int64_t in, int64_
 {
     const mpt_gpt2_pack_t *pack = &c->memory.model.packs[tensor];
     const mpt_memory_params_t *p = &c->params;
-    mpt_dtype_t compute = c->memory.model.compute;
-    list(s, MPT_USE_PACKED, pack->forward, mpt_linear_pack_bytes(p->kernel_ops, p->isa, compute, out, in));
-    list(s, MPT_USE_PACKED, pack->backward, mpt_linear_pack_bytes(p->kernel_ops, p->isa, compute, in, out));
+    mpt_dtype_t math = c->memory.model.math;
+    list(s, MPT_USE_PACKED, pack->forward, mpt_linear_pack_bytes(p->kernel_ops, p->isa, math, out, in));
+    list(s, MPT_USE_PACKED, pack->backward, mpt_linear_pack_bytes(p->kernel_ops, p->isa, math, in, out));
 }
 
 /* Every matrix where weights stay, and none where they pass through a window. */

@@ -141,8 +141,9 @@ static void ranks_and_threads_together_give_the_same_bits(void **state)
         fixture_free(runs[i]);
 }
 
-/* What changes weights, each followed by steps that must see the change: updates, an average put in their place and back
- * (with masters and without), a gather after the update. */
+/* What changes weights, each followed by steps that must see the change: updates, weights put back in their place after an
+ * average (with masters and without), a gather after the update, a flipped bit right after a validation has packed them. What an
+ * average's validation reads is in test_session_ema. */
 static void packed_weights_follow_every_change(void **state)
 {
     static const struct {
@@ -153,6 +154,7 @@ static void packed_weights_follow_every_change(void **state)
                 {2, {"precision.compute=fp16", "parallel.shard=zero1", "train.ema=0.9"}},
                 {2, {"precision.compute=bf16", "parallel.shard=zero2"}}};
     (void)state;
+    setenv("MPT_INJECT", "flip:rank=0,step=3,tensor=h.0.mlp.c_fc.weight,element=5,kind=working,bit=12", 1);
     for (int i = 0; i < (int)(sizeof rows / sizeof *rows); i++) {
         fixture_run_t *runs[2];
         for (int off = 0; off < 2; off++) {
@@ -168,6 +170,7 @@ static void packed_weights_follow_every_change(void **state)
         fixture_free(runs[0]);
         fixture_free(runs[1]);
     }
+    unsetenv("MPT_INJECT");
 }
 
 int main(void)

@@ -30,7 +30,7 @@ VEC_INLINE void split_words(vec_u32_t words, vec_u32_t *hi_p, vec_u32_t *lo_p)
                                            _mm512_maskz_mov_ps(left_finite, left_lo));
 }
 
-/* FP32 values as TF32, in two terms of which the lower halves are zero. */
+/* FP32 values as TF32, in two terms whose lower halves are zero, but for a low term below 2^-126. */
 VEC_INLINE void split_tf32(vec_t value, vec_u32_t *hi_p, vec_u32_t *lo_p)
 {
     const vec_t x = pack_round_tf32(value);
@@ -67,8 +67,8 @@ VEC_INLINE void tf32_row(const gemm_operand_t *op, int64_t first, int64_t k, int
     }
     split_tf32(tf32_load(op, first, k + 2 * i, lines, depth - 2 * i), &hi[0], &lo[0]);
     split_tf32(tf32_load(op, first, second, lines, depth - 2 * i - 1), &hi[1], &lo[1]);
-    *hi_p = hi[0] >> 16 | hi[1];
-    *lo_p = lo[0] >> 16 | lo[1];
+    *hi_p = hi[0] >> 16 | (hi[1] & 0xffff0000u);
+    *lo_p = lo[0] >> 16 | (lo[1] & 0xffff0000u);
 }
 
 /* A square of 16 lines by 32 indices in two terms, as pairs_square gives the words of 16-bit elements. */
