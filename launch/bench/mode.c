@@ -49,6 +49,7 @@ static mpt_status_t time_step(mpt_bench_mode_t *mode)
     double seconds = mpt_bench_now() - start;
     mpt_session_traffic(mode->session, &after);
     mode->step_s[mode->steps] = seconds;
+    mode->exposed_s[mode->steps] = step.exposed_comm_ms / 1e3;
     mode->comm_s[mode->steps++] = after.seconds - before.seconds;
     mode->collectives += after.collectives - before.collectives;
     mode->bytes_sent += after.bytes_sent - before.bytes_sent;
@@ -64,12 +65,10 @@ static int may_be_left_out(mpt_status_t status)
     return status == MPT_ERR_CONFIG || status == MPT_ERR_NO_MEMORY;
 }
 
-mpt_status_t mpt_bench_mode_visit(mpt_bench_mode_t *mode, const mpt_session_params_t *params,
-                                  int steps, int keep)
+static mpt_status_t visit(mpt_bench_mode_t *mode, const mpt_session_params_t *params, int steps,
+                          int keep)
 {
     mpt_status_t status = MPT_OK;
-    if (mode->status != MPT_OK)
-        return MPT_OK;
     if (mode->session)
         sched_setaffinity(0, sizeof(mode->cores), &mode->cores);
     else
@@ -82,6 +81,21 @@ mpt_status_t mpt_bench_mode_visit(mpt_bench_mode_t *mode, const mpt_session_para
         status = time_step(mode);
     if (status != MPT_OK || !keep)
         mpt_bench_mode_close(mode);
+    return status;
+}
+
+mpt_status_t mpt_bench_mode_visit(mpt_bench_mode_t *mode, const mpt_session_params_t *params,
+                                  int steps, int keep)
+{
+    if (mode->status != MPT_OK)
+        return MPT_OK;
+    /* A session takes its cores from those that this thread may use, and binds it to some of them. */
+    sched_setaffinity(0, sizeof(mode->allowed), &mode->allowed);
+    mpt_status_t status = visit(mode, params, steps, keep);
+    sched_setaffinity(0, sizeof(mode->allowed), &mode->allowed);
+    if (status != MPT_OK && mode->is_first_rank)
+        fprintf(stderr, "%s: %s\n", mode->name,
+                mode->refusal[0] ? mode->refusal : mpt_status_string(status));
     return status;
 }
 
