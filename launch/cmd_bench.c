@@ -7,7 +7,7 @@ int mpt_cmd_bench(int argc, char **argv)
         {"step", mpt_bench_step, "whole training steps, against the machine's matrix peak"},
         {"kernels", mpt_bench_kernels, "each operation alone, against its limit and oneDNN"},
         {"comm", mpt_bench_collectives, "each collective alone, against its limit and MPI's"},
-        {"scaling", NULL, "steps over more and more ranks"},
+        {"scaling", mpt_bench_scaling, "the same work a rank, by one rank alone up to all of them"},
     };
     int verb_count = sizeof(verbs) / sizeof(verbs[0]);
     if (argc > 0 && strcmp(argv[0], "--help") != 0 && strcmp(argv[0], "-h") != 0)

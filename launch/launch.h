@@ -18,10 +18,11 @@ int mpt_cmd_ckpt(int argc, char **argv);
 int mpt_cmd_sample(int argc, char **argv);
 int mpt_cmd_version(int argc, char **argv);
 
-/** bench's own verbs, in bench/step.c, bench/kernels.c and bench/comm.c. */
+/** bench's own verbs, in bench/step.c, bench/kernels.c, bench/comm.c and bench/scaling.c. */
 int mpt_bench_step(int argc, char **argv);
 int mpt_bench_kernels(int argc, char **argv);
 int mpt_bench_collectives(int argc, char **argv);
+int mpt_bench_scaling(int argc, char **argv);
 
 /** One word and what it runs; `run` NULL: planned, not built yet. */
 typedef struct mpt_verb {

@@ -1,5 +1,5 @@
 /*
- * What memory this process really holds, as the kernel counts it. Stateless.
+ * What memory this process really holds, and what is left, as the kernel counts it. Stateless.
  */
 #ifndef MPT_MEMORY_H
 #define MPT_MEMORY_H
@@ -12,5 +12,7 @@
  * once. @return bytes; -1: this kernel does not say.
  */
 int64_t mpt_memory_used(void);
+/** Bytes that this machine, or the control group that holds this process, still has; negative: not known. */
+double mpt_memory_free(void);
 
 #endif

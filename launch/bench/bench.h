@@ -75,6 +75,12 @@ void mpt_bench_overrides_add(mpt_bench_overrides_t *overrides, const char *forma
 /** Add one that the caller keeps. */
 void mpt_bench_overrides_borrow(mpt_bench_overrides_t *overrides, const char *item);
 
+/** Where a session's config comes from: the file at `path`, or where it is NULL `text`, with these changes. */
+mpt_config_source_t mpt_bench_config_source(const char *path, const char *text,
+                                            const mpt_bench_overrides_t *overrides);
+/** Plan, and say nothing: what is wrong the session will say. @return bytes of all ranks; 0: it cannot be planned. */
+double mpt_bench_plan(const mpt_config_source_t *config, int ranks, mpt_plan_t *plan_p);
+
 /* ---- bench/measure.c: one session, its steps timed ------------------------------------------------- */
 
 typedef struct mpt_bench_row {
@@ -102,6 +108,8 @@ mpt_status_t mpt_bench_measure(const mpt_config_source_t *config, int steps,
 mpt_status_t mpt_bench_warm_up(mpt_session_t *session);
 /** Median of `count` values, which it sorts. */
 double mpt_bench_median(double *values, int count);
+/** The same of at most MPT_BENCH_MAX_STEPS, which stay as they are. */
+double mpt_bench_median_of(const double *values, int count);
 /** FLOP/s of the row called `op`; 0: there is none. */
 double mpt_bench_row_rate(const mpt_bench_result_t *result, const char *op);
 /** Seconds on the monotonic clock. */
@@ -149,14 +157,15 @@ typedef struct mpt_bench_report {
 void mpt_bench_print(const mpt_bench_report_t *report);
 void mpt_bench_print_json(const mpt_bench_report_t *report);
 
-/* ---- bench/mode.c: one shard mode, over several visits ---------------------------------------------- */
+/* ---- bench/mode.c: one of the sessions that take turns: a shard mode, a number of ranks ------------- */
 
 typedef struct mpt_bench_mode {
-    const char *name;      /* "zero2" */
+    const char *name;      /* "zero2", "4 ranks" */
     int64_t shard_ranks;   /* hsdp: ranks that share one copy; else 0 */
     mpt_status_t status;   /* not MPT_OK: left out, and why */
     char refusal[512];     /* the same for people */
     int is_first_rank;     /* of the run: it keeps the refusal and says what it does */
+    cpu_set_t allowed;      /* cores that this thread may use between visits */
     mpt_session_t *session; /* NULL: not open now */
     cpu_set_t cores;        /* that the open session bound this thread to */
     /* What it is, from the first visit on. Strings of `info` must not be read. */
@@ -171,8 +180,8 @@ typedef struct mpt_bench_mode {
 /**
  * Visit a mode: open its session with these params unless it is open (then warm up), time `steps` steps, close it unless `keep`. A
  * session that the config or the memory refuses is no error: the mode is left out from then on, on every rank. This
- * thread may stay bound to the session's cores. Collective.
- * @return MPT_OK; else the session's status, it being closed.
+ * thread is free to use `allowed` again afterwards. Collective.
+ * @return MPT_OK; else the session's status (said by the first rank), it being closed.
  */
 mpt_status_t mpt_bench_mode_visit(mpt_bench_mode_t *mode, const mpt_session_params_t *params, int steps,
                                   int keep);

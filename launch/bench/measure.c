@@ -27,6 +27,13 @@ double mpt_bench_median(double *values, int count)
     return 0.5 * (values[(count - 1) / 2] + values[count / 2]);
 }
 
+double mpt_bench_median_of(const double *values, int count)
+{
+    double copy[MPT_BENCH_MAX_STEPS];
+    memcpy(copy, values, (size_t)count * sizeof(*values));
+    return mpt_bench_median(copy, count);
+}
+
 /* First steps touch memory and tune; a skipped one has not run its optimizer, so it is not warm yet. */
 mpt_status_t mpt_bench_warm_up(mpt_session_t *session)
 {

@@ -66,12 +66,10 @@ static int may_be_left_out(mpt_status_t status)
     return status == MPT_ERR_CONFIG || status == MPT_ERR_NO_MEMORY;
 }
 
-mpt_status_t mpt_bench_mode_visit(mpt_bench_mode_t *mode, const mpt_session_params_t *params,
-                                  int steps, int keep)
+static mpt_status_t visit(mpt_bench_mode_t *mode, const mpt_session_params_t *params, int steps,
+                          int keep)
 {
     mpt_status_t status = MPT_OK;
-    if (mode->status != MPT_OK)
-        return MPT_OK;
     if (mode->session)
         sched_setaffinity(0, sizeof(mode->cores), &mode->cores);
     else
@@ -84,6 +82,21 @@ mpt_status_t mpt_bench_mode_visit(mpt_bench_mode_t *mode, const mpt_session_para
         status = time_step(mode);
     if (status != MPT_OK || !keep)
         mpt_bench_mode_close(mode);
+    return status;
+}
+
+mpt_status_t mpt_bench_mode_visit(mpt_bench_mode_t *mode, const mpt_session_params_t *params,
+                                  int steps, int keep)
+{
+    if (mode->status != MPT_OK)
+        return MPT_OK;
+    /* A session takes its cores from those that this thread may use, and binds it to some of them. */
+    sched_setaffinity(0, sizeof(mode->allowed), &mode->allowed);
+    mpt_status_t status = visit(mode, params, steps, keep);
+    sched_setaffinity(0, sizeof(mode->allowed), &mode->allowed);
+    if (status != MPT_OK && mode->is_first_rank)
+        fprintf(stderr, "%s: %s\n", mode->name,
+                mode->refusal[0] ? mode->refusal : mpt_status_string(status));
     return status;
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include "bench.h"
 #include "launch.h"
+#include "memory.h"
 #include "mpt_mpi.h"
 #include "world.h"
 
@@ -22,7 +23,6 @@ typedef struct shards_run {
     mpt_world_t world;
     mpt_bench_place_t place; /* every rank has its own: hosts need not share files */
     char config[MPT_BENCH_CONFIG_BYTES];
-    cpu_set_t cores; /* allowed to this process when it started */
     int kept_open;
     mpt_bench_mode_t modes[MPT_BENCH_MODES];
     mpt_plan_t plans[MPT_BENCH_MODES]; /* rank 0 only */
@@ -83,6 +83,7 @@ static void list_modes(shards_run_t *run)
         mpt_bench_mode_t *mode = &run->modes[run->mode_count++];
         mode->name = mode_names[next_mode(&list)];
         mode->is_first_rank = run->world.rank == 0;
+        sched_getaffinity(0, sizeof(mode->allowed), &mode->allowed);
         if (strcmp(mode->name, "hsdp") == 0)
             mode->shard_ranks = asked > 0 ? asked : half_the_ranks(run->world.ranks);
     }
@@ -110,49 +111,10 @@ static void list_overrides(const shards_run_t *run, const mpt_bench_mode_t *mode
 static mpt_config_source_t config_source(const shards_run_t *run,
                                          const mpt_bench_overrides_t *overrides)
 {
-    const char *path = run->params->config_path;
-    return (mpt_config_source_t){.text = path ? NULL : run->config,
-                                 .path = path ? path : "bench",
-                                 .overrides = overrides->items,
-                                 .override_count = overrides->count};
+    return mpt_bench_config_source(run->params->config_path, run->config, overrides);
 }
 
 /* ---- what fits -------------------------------------------------------------------------------------------------- */
-
-/* The number behind `label` in a file of numbers; -1: there is none. */
-static double read_number(const char *path, const char *label)
-{
-    char line[256];
-    double value = -1;
-    FILE *file = fopen(path, "r");
-    if (!file)
-        return -1;
-    while (value < 0 && fgets(line, sizeof(line), file))
-        if (strncmp(line, label, strlen(label)) == 0 &&
-            sscanf(line + strlen(label), "%lf", &value) != 1)
-            value = -1;
-    fclose(file);
-    return value;
-}
-
-/* Bytes that this machine, or the control group that holds this process, still has; -1: not known. */
-static double free_memory(void)
-{
-    double available = 1024 * read_number("/proc/meminfo", "MemAvailable:");
-    double limit = read_number("/sys/fs/cgroup/memory.max", "");
-    double used = read_number("/sys/fs/cgroup/memory.current", "");
-    if (limit >= 0 && used >= 0 && limit - used < available)
-        return limit - used;
-    return available;
-}
-
-/* The session will say what is wrong. */
-static void drop_line(void *ctx, mpt_log_severity_t severity, const char *line)
-{
-    (void)ctx;
-    (void)severity;
-    (void)line;
-}
 
 /* Rank 0 plans every mode. Returns 1 where all sessions of all ranks fit into half of what is free on one host. */
 static int plan_modes(shards_run_t *run)
@@ -162,10 +124,9 @@ static int plan_modes(shards_run_t *run)
         mpt_bench_overrides_t overrides;
         list_overrides(run, &run->modes[i], &overrides);
         mpt_config_source_t config = config_source(run, &overrides);
-        if (mpt_plan(&config, run->world.ranks, &run->plans[i], drop_line, NULL) == MPT_OK)
-            bytes += (double)run->plans[i].bytes * run->world.ranks;
+        bytes += mpt_bench_plan(&config, run->world.ranks, &run->plans[i]);
     }
-    return bytes <= free_memory() / 2;
+    return bytes <= mpt_memory_free() / 2;
 }
 
 /* ---- rounds ------------------------------------------------------------------------------------------------------ */
@@ -176,14 +137,7 @@ static mpt_status_t visit(shards_run_t *run, mpt_bench_mode_t *mode, int steps)
     list_overrides(run, mode, &overrides);
     const mpt_session_params_t params = {
         .boot = run->world.boot, .config = config_source(run, &overrides), .fresh_over = 1};
-    /* A session takes its cores from those that this thread may use, and binds it to some of them. */
-    sched_setaffinity(0, sizeof(run->cores), &run->cores);
-    mpt_status_t status = mpt_bench_mode_visit(mode, &params, steps, run->kept_open);
-    sched_setaffinity(0, sizeof(run->cores), &run->cores);
-    if (status != MPT_OK && run->world.rank == 0)
-        fprintf(stderr, "%s: %s\n", mode->name,
-                mode->refusal[0] ? mode->refusal : mpt_status_string(status));
-    return status;
+    return mpt_bench_mode_visit(mode, &params, steps, run->kept_open);
 }
 
 static int steps_asked(const shards_run_t *run)
@@ -213,7 +167,6 @@ static mpt_status_t prepare(shards_run_t *run, int *has_place_p)
     int64_t tokens = path ? 2 : INT64_C(8) * sequences * MPT_BENCH_CONTEXT + 1;
     mpt_status_t status = mpt_bench_place_create(&run->place, tokens, MPT_BENCH_VOCAB);
     *has_place_p = status == MPT_OK;
-    sched_getaffinity(0, sizeof(run->cores), &run->cores);
     list_modes(run);
     if (status == MPT_OK)
         mpt_bench_config_write(&run->place, sequences, run->config);

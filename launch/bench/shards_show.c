@@ -13,13 +13,6 @@ typedef struct mpt_bench_line {
     mpt_bench_traffic_t traffic;
 } mpt_bench_line_t;
 
-static double median_of(const double *values, int count)
-{
-    double copy[MPT_BENCH_MAX_STEPS];
-    memcpy(copy, values, (size_t)count * sizeof(*values));
-    return mpt_bench_median(copy, count);
-}
-
 /* Step by step: the i-th steps of all modes were run in the same round. */
 static double median_ratio(const mpt_bench_mode_t *mode, const mpt_bench_mode_t *ddp)
 {
@@ -46,9 +39,9 @@ static mpt_bench_line_t line_of(const mpt_bench_side_by_side_t *report, int inde
     const mpt_bench_mode_t *mode = &report->modes[index];
     const mpt_plan_t *plan = &report->plans[index];
     mpt_bench_line_t line = {.mode = mode,
-                             .step_s = median_of(mode->step_s, mode->steps),
-                             .comm_s = median_of(mode->comm_s, mode->steps),
-                             .exposed_s = median_of(mode->exposed_s, mode->steps),
+                             .step_s = mpt_bench_median_of(mode->step_s, mode->steps),
+                             .comm_s = mpt_bench_median_of(mode->comm_s, mode->steps),
+                             .exposed_s = mpt_bench_median_of(mode->exposed_s, mode->steps),
                              .over_ddp = median_ratio(mode, find_measured(report, "ddp")),
                              .collectives = (double)mode->collectives / mode->steps,
                              .bytes_sent = (double)mode->bytes_sent / mode->steps};

@@ -39,14 +39,12 @@ static mpt_status_t measure_type(const mpt_bench_run_t *run, const char *type,
 {
     mpt_bench_overrides_t overrides;
     mpt_bench_overrides_begin(&overrides, run->place.dir, type, run->threads);
+    if (!run->config_path)
+        mpt_bench_overrides_add(&overrides, "parallel.shard=ddp");
     for (int i = 0; i < run->overrides.count; i++)
         mpt_bench_overrides_borrow(&overrides, run->overrides.items[i]);
-    const mpt_config_source_t config = {
-        .text = run->config_path ? NULL : run->config,
-        .path = run->config_path ? run->config_path : "bench",
-        .overrides = overrides.items,
-        .override_count = overrides.count,
-    };
+    const mpt_config_source_t config =
+        mpt_bench_config_source(run->config_path, run->config, &overrides);
     mpt_bench_result_t result;
     mpt_status_t status = mpt_bench_measure(&config, steps_for(run, type), &result);
     /* A session may have bound this thread to its cores. */

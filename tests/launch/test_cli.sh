@@ -75,14 +75,13 @@ usage_error 'which verb' bench
 usage_error 'of bf16, fp32, fp16' bench step --compute bf17
 
 echo "what is not built says so"
-for words in doctor report "bench scaling"; do
-    # shellcheck disable=SC2086
-    usage_error 'not built yet' $words
+for verb in doctor report; do
+    usage_error 'not built yet' "$verb"
 done
 
 echo "every verb explains itself"
 help
-for words in train plan bench "bench step" data ckpt "ckpt info" "ckpt fsck" "ckpt export" "ckpt import" sample version; do
+for words in train plan bench "bench step" "bench scaling" data ckpt "ckpt info" "ckpt fsck" "ckpt export" "ckpt import" sample version; do
     # shellcheck disable=SC2086
     help $words
 done
