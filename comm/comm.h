@@ -131,7 +131,7 @@ mpt_status_t mpt_comm_all_gather(mpt_comm_t *comm, const void *send, void *recv,
 mpt_status_t mpt_comm_all_reduce(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
                                  mpt_dtype_t wire, mpt_stream_t *stream);
 /** Every rank's buffer gets the root's bytes. The root may return before the others have come: what fails then, fails its
- *  next call. */
+ *  next call. Ranks that name different roots may each find itself the root, and nobody notices. */
 mpt_status_t mpt_comm_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, int root,
                                 mpt_stream_t *stream);
 /** recv: [ranks*bytes]; block r of recv is block `rank` of rank r's send. No overlap. */

@@ -189,7 +189,6 @@ void mpt_bench_print_json(const mpt_bench_report_t *report)
     mpt_json_number(&json, "bf16_tokens_per_s", tokens_per_s(&types[MPT_BENCH_BF16]));
     mpt_json_number(&json, "fp32_tokens_per_s", tokens_per_s(&types[MPT_BENCH_FP32]));
     mpt_json_number(&json, "peak_tflops_per_core", report->peak_flops / report->threads / 1e12);
-    mpt_json_number(&json, "copy_bytes_per_s", report->copy_bytes_per_s);
     mpt_json_number(&json, "fp32_linear_over_onednn", linear_over_onednn(report));
     mpt_json_number(&json, "bf16_over_fp32_measured", bf16_ratio);
     mpt_json_number(&json, "fp16_over_fp32_measured", fp16_ratio);

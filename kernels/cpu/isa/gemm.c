@@ -201,6 +201,14 @@ static float *tile_at(const block_t *b, int64_t row, int64_t column)
     return (float *)(r->scratch + p->b_bytes) + tiles * mr * nr;
 }
 
+/* From a tile's sums to those of the next one down, in floats. */
+static int64_t tile_stride(const block_t *b)
+{
+    const gemm_plan_t *p = &b->r->plan;
+    int64_t tile = (int64_t)p->kernel->mr * p->kernel->nr;
+    return p->carries ? p->ns / p->kernel->nr * tile : tile;
+}
+
 static gemm_rows_t rows_of_tile(const block_t *b, const float *tile, int64_t row, int64_t column)
 {
     const gemm_kernel_t *kernel = b->r->plan.kernel;
@@ -215,18 +223,18 @@ static gemm_rows_t rows_of_tile(const block_t *b, const float *tile, int64_t row
 
 /* Multiply two panels; where the kernel can, some rows of an earlier tile are stored meanwhile. */
 static void multiply_panels(block_t *b, const char *a, const char *panel_b, int64_t steps, float *c,
-                            int load, gemm_aside_t aside)
+                            int load, gemm_aside_t *aside)
 {
     const round_t *r = b->r;
     if (b->queue.count > LAG)
-        aside.rows = gemm_queue_take(&b->queue, b->rows_a_call);
-    if (aside.rows.count > 0 && aside.rows.columns == aside.rows.pitch && r->multiply_storing) {
-        r->multiply_storing(a, panel_b, steps, c, load, &aside);
+        aside->rows = gemm_queue_take(&b->queue, b->rows_a_call);
+    if (aside->rows.count > 0 && aside->rows.columns == aside->rows.pitch && r->multiply_storing) {
+        r->multiply_storing(a, panel_b, steps, c, load, aside);
         return;
     }
-    r->plan.kernel->multiply(a, panel_b, steps, c, load, &aside);
-    if (aside.rows.count > 0)
-        gemm_store_rows(&aside.rows);
+    r->plan.kernel->multiply(a, panel_b, steps, c, load, aside);
+    if (aside->rows.count > 0)
+        gemm_store_rows(&aside->rows);
 }
 
 /* One panel of B, all panels of A. The strips of a slice follow each other. */
@@ -242,16 +250,18 @@ static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t 
     const char *panel = panel_of_b(&r->b, column, r->k0 + k, k_count);
     gemm_fetch_t next = {.at = panel + bytes,
                          .bytes = gemm_round_up(bytes * kernel->mr / b->m_count, CACHE_LINE)};
-    for (int64_t i = 0; i < b->m_count; i += kernel->mr, next.at += next.bytes) {
-        float *c = tile_at(b, b->m0 + i, column);
+    /* Stepped along: what divides to find a place costs as much as a few steps of a product. */
+    const char *a = panel_of_a(b, 0, k, k_count);
+    float *c = tile_at(b, b->m0, column);
+    int64_t a_bytes = gemm_panel_bytes(kernel, kernel->mr, k_count), stride = tile_stride(b);
+    for (int64_t i = 0; i < b->m_count; i += kernel->mr, next.at += next.bytes, a += a_bytes, c += stride) {
         gemm_rows_t rows = rows_of_tile(b, c, b->m0 + i, column);
         fetch_ahead(&b->next_a);
         if (complete && !r->multiply_storing)
             gemm_fetch_operands(&rows);
-        const gemm_aside_t aside = {
-            .fetch = next,
-            .next_sums = load && i + kernel->mr < b->m_count ? tile_at(b, b->m0 + i + kernel->mr, column) : NULL};
-        multiply_panels(b, panel_of_a(b, i, k, k_count), panel, steps, c, load, aside);
+        gemm_aside_t aside = {.fetch = next,
+                              .next_sums = load && i + kernel->mr < b->m_count ? c + stride : NULL};
+        multiply_panels(b, a, panel, steps, c, load, &aside);
         if (!complete)
             continue;
         gemm_queue_push(&b->queue, &rows);
