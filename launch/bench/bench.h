@@ -150,7 +150,7 @@ typedef struct mpt_bench_report {
     double peak_flops; /* bf16 products fed from L1, all threads */
     char peak_isa[24];
     double onednn_flops; /* 0: not measured */
-    double copy_bytes_per_s; /* memory copied by all threads, read and written; not finite: not measured */
+    double copy_bytes_per_s; /* memory copied by all threads, read and written: the best of several; not finite: not measured */
     mpt_bench_result_t types[MPT_BENCH_TYPES];
 } mpt_bench_report_t;
 

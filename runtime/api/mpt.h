@@ -40,7 +40,7 @@ MPT_API void mpt_boot_destroy(mpt_boot_t *boot);
 
 typedef enum mpt_log_severity { MPT_SEVERITY_ERROR, MPT_SEVERITY_WARN, MPT_SEVERITY_INFO, MPT_SEVERITY_DEBUG } mpt_log_severity_t;
 
-/** Where a config comes from. Only rank 0's is read; its bytes are sent to the others. */
+/** Where a config comes from. Only rank 0's text is read, its bytes are sent to the others; every rank applies its own overrides. */
 typedef struct mpt_config_source {
     const char *text;             /* the config itself, or NULL: read from `path` */
     const char *path;             /* file to read, and what messages call it */

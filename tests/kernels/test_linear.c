@@ -424,6 +424,64 @@ static void tf32_numbers_near_the_smallest_stay_small_in_every_product(void **st
     }
 }
 
+/* Bias, GELU and its slope around a TF32 product are what they are around the FP32 product of the rounded operands. */
+enum { FUSED_ROWS = 45, FUSED_IN = 75, FUSED_OUT = 70 };
+
+typedef struct fused {
+    float x[FUSED_ROWS * FUSED_IN], w[FUSED_OUT * FUSED_IN], bias[FUSED_OUT], dy[FUSED_ROWS * FUSED_OUT];
+    float slope_at[FUSED_ROWS * FUSED_IN];
+    float pre[FUSED_ROWS * FUSED_OUT], y[FUSED_ROWS * FUSED_OUT], dx[FUSED_ROWS * FUSED_IN];
+} fused_t;
+
+static void fill(float *array, int64_t count, uint32_t seed, int rounded)
+{
+    for (int64_t i = 0; i < count; i++) {
+        const float value = (float)(next_random(&seed) * 0x1p-23 - 1);
+        array[i] = rounded ? mpt_round_tf32(value) : value;
+    }
+}
+
+static void run_fused(fused_t *f, mpt_dtype_t compute, mpt_isa_t isa)
+{
+    mpt_kernels_limits_t limits = limits_for(compute, FUSED_ROWS, FUSED_IN, FUSED_OUT);
+    rig_t rig;
+    fill(f->x, FUSED_ROWS * FUSED_IN, 1, compute == MPT_F32);
+    fill(f->w, FUSED_OUT * FUSED_IN, 2, compute == MPT_F32);
+    fill(f->dy, FUSED_ROWS * FUSED_OUT, 3, compute == MPT_F32);
+    fill(f->bias, FUSED_OUT, 4, 0);
+    fill(f->slope_at, FUSED_ROWS * FUSED_IN, 5, 0);
+    rig_open(&rig, isa, 2, &limits);
+    mpt_linear_forward_t forward = {.compute = compute, .rows = FUSED_ROWS, .in = FUSED_IN, .out = FUSED_OUT,
+                                    .x = f->x, .w = f->w, .bias = f->bias, .pre = f->pre, .y = f->y,
+                                    .y_dtype = MPT_F32};
+    mpt_linear_backward_input_t backward = {.compute = compute, .rows = FUSED_ROWS, .in = FUSED_IN, .out = FUSED_OUT,
+                                            .dy = f->dy, .w = f->w, .pre = f->slope_at, .dx = f->dx};
+    assert_int_equal(mpt_linear_forward(&rig.k, &forward, NULL), MPT_OK);
+    assert_int_equal(mpt_linear_backward_input(&rig.k, &backward, NULL), MPT_OK);
+    rig_close(&rig);
+}
+
+static void expect_near(const float *got, const float *want, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        assert_true(fabsf(got[i] - want[i]) <= 0x1p-18f * FUSED_IN);
+}
+
+static void tf32_products_are_finished_as_fp32_ones(void **state)
+{
+    (void)state;
+    fused_t *fp32 = allocate(sizeof *fp32), *tf32 = allocate(sizeof *tf32);
+    for (int isa = 0; isa <= (int)mpt_isa_detect(); isa++) {
+        run_fused(fp32, MPT_F32, (mpt_isa_t)isa);
+        run_fused(tf32, MPT_TF32, (mpt_isa_t)isa);
+        expect_near(tf32->pre, fp32->pre, FUSED_ROWS * FUSED_OUT);
+        expect_near(tf32->y, fp32->y, FUSED_ROWS * FUSED_OUT);
+        expect_near(tf32->dx, fp32->dx, FUSED_ROWS * FUSED_IN);
+    }
+    free(fp32);
+    free(tf32);
+}
+
 /* ---- GELU ------------------------------------------------------------------------------------------ */
 
 static double gelu(double p)
@@ -618,6 +676,7 @@ int main(void)
         cmocka_unit_test(weight_gradients_add_to_what_is_there),
         cmocka_unit_test(tf32_operands_are_rounded_to_nearest_even),
         cmocka_unit_test(tf32_numbers_near_the_smallest_stay_small_in_every_product),
+        cmocka_unit_test(tf32_products_are_finished_as_fp32_ones),
         cmocka_unit_test(gelu_is_accurate_over_its_whole_range),
         cmocka_unit_test(gelu_of_huge_and_special_numbers_is_what_the_formula_says),
         cmocka_unit_test(fp16_products_keep_all_eleven_bits),
