@@ -68,12 +68,3 @@ mpt_status_t mpt_optimizer_unit(mpt_state_t *state, mpt_kernels_t *kernels, cons
     aim(&adamw, state, unit);
     return mpt_adamw(kernels, &adamw, stream);
 }
-
-mpt_status_t mpt_optimizer_apply(mpt_state_t *state, mpt_kernels_t *kernels, const mpt_update_t *update,
-                                 mpt_stream_t *stream)
-{
-    mpt_status_t status = MPT_OK;
-    for (int u = 0; u < state->layout->unit_count && status == MPT_OK; u++)
-        status = mpt_optimizer_unit(state, kernels, update, u, stream);
-    return status;
-}

@@ -31,7 +31,7 @@ typedef struct mpt_unscale {
 double mpt_optimizer_norm(double sumsq, const mpt_unscale_t *unscale);
 /** min(1, clip / (norm + 1e-6)); 1 where clip is 0. (torch.nn.utils.clip_grad_norm_) */
 double mpt_optimizer_clip(double norm, double clip);
-/** One update of everything that this rank's optimizer holds: all (ddp) or its slices. */
+/** One update of everything that this rank's optimizer holds, all (ddp) or its slices: the same for each unit. */
 typedef struct mpt_update {
     const mpt_optimizer_params_t *params;
     const mpt_unscale_t *unscale;
@@ -42,9 +42,6 @@ typedef struct mpt_update {
 /** One pass over unit `unit`. Working weights of other ranks' slices are not touched: see gather.h. Enqueued. @return MPT_OK; MPT_ERR_DEVICE. */
 mpt_status_t mpt_optimizer_unit(mpt_state_t *state, mpt_kernels_t *kernels, const mpt_update_t *update, int unit,
                                 mpt_stream_t *stream);
-/** Every unit. */
-mpt_status_t mpt_optimizer_apply(mpt_state_t *state, mpt_kernels_t *kernels, const mpt_update_t *update,
-                                 mpt_stream_t *stream);
 
 #ifdef __cplusplus
 }

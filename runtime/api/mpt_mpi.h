@@ -3,7 +3,7 @@
  * MPI_THREAD_FUNNELED, and with MPI_THREAD_SERIALIZED for communication beside compute (comm.overlap); destroy the boot before
  * MPI_Finalize. While a session is open, MPI calls of the host program must not run at the same time as the session's. These end
  * with the call on the session; but where communication overlaps (mpt_session_info), what follows an update goes on after
- * mpt_session_step, until mpt_session_traffic, which waits for it.
+ * mpt_session_step and mpt_session_train, and beside the latter's hooks, until mpt_session_traffic, which waits for it.
  */
 #ifndef MPT_MPI_H
 #define MPT_MPI_H

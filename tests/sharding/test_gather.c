@@ -398,8 +398,8 @@ static mpt_status_t course_step(fixture_rank_t *rank, int number)
         status = course_micro_step(rank, m);
     if (status == MPT_OK)
         status = mpt_reducer_finish(&rank->reducer);
-    if (status == MPT_OK)
-        status = mpt_optimizer_apply(&rank->state, &rank->kernels, &update, rank->stream);
+    for (int u = 0; u < rank->state.layout->unit_count && status == MPT_OK; u++)
+        status = mpt_optimizer_unit(&rank->state, &rank->kernels, &update, u, rank->stream);
     return status == MPT_OK ? mpt_gather_all_updated(&rank->gather) : status;
 }
 

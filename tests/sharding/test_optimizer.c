@@ -93,8 +93,9 @@ static void step(const training_t *t, fixture_rank_t *rank, int number)
                                  .t = number + 1,
                                  .step = t->first_step + number + 1};
     fixture_fill(rank, &rank->state.reduced, gradients);
-    assert_int_equal(mpt_optimizer_apply(&rank->state, &rank->kernels, &update, rank->stream),
-                     MPT_OK);
+    for (int u = 0; u < t->layout.unit_count; u++)
+        assert_int_equal(mpt_optimizer_unit(&rank->state, &rank->kernels, &update, u, rank->stream),
+                         MPT_OK);
     free(gradients);
 }
 
