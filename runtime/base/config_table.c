@@ -136,7 +136,7 @@ static const mpt_config_row_t rows[] = {
     {"precision", "accumulate", MPT_CONFIG_WORD, AT(precision.accumulate), "fp32",
      WORDS(accumulate_words), .help = "type in which gradients accumulate over micro-steps"},
     {"precision", "reduce", MPT_CONFIG_WORD, AT(precision.reduce), "auto", WORDS(reduce_words),
-     .help = "type of gradients on the wire; `auto`: the compute type"},
+     .help = "type of gradients on the wire; `auto`: the compute type, under tf32 `fp32`"},
     {"precision", "rounding", MPT_CONFIG_WORD, AT(precision.rounding), "nearest",
      WORDS(rounding_words), .help = "rounding of 16-bit working weights after an update: to `nearest`, or `stochastic` by the distance"},
     {"precision", "master", MPT_CONFIG_WORD, AT(precision.master_fp32), "fp32", WORDS(master_words),
