@@ -237,6 +237,12 @@ static void multiply_panels(block_t *b, const char *a, const char *panel_b, int6
         gemm_store_rows(&aside->rows);
 }
 
+/* Of `bytes`, whole cache lines, what one of `steps` equal shares is at most. */
+static int64_t line_share(int64_t bytes, int64_t steps)
+{
+    return gemm_ceil(bytes / CACHE_LINE, steps) * CACHE_LINE;
+}
+
 /* One panel of B, all panels of A. The strips of a slice follow each other. */
 static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t k_count)
 {
@@ -250,6 +256,8 @@ static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t 
     const char *panel = panel_of_b(&r->b, column, r->k0 + k, k_count);
     gemm_fetch_t next = {.at = panel + bytes,
                          .bytes = gemm_round_up(bytes * kernel->mr / b->m_count, CACHE_LINE)};
+    int64_t fetch_a_step = line_share(next.bytes, steps);
+    int64_t sums_a_step = line_share((int64_t)kernel->mr * kernel->nr * 4, steps);
     /* Stepped along: what divides to find a place costs as much as a few steps of a product. */
     const char *a = panel_of_a(b, 0, k, k_count);
     float *c = tile_at(b, b->m0, column);
@@ -260,7 +268,9 @@ static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t 
         if (complete && !r->multiply_storing)
             gemm_fetch_operands(&rows);
         gemm_aside_t aside = {.fetch = next,
-                              .next_sums = load && i + kernel->mr < b->m_count ? c + stride : NULL};
+                              .next_sums = load && i + kernel->mr < b->m_count ? c + stride : NULL,
+                              .fetch_a_step = fetch_a_step,
+                              .sums_a_step = sums_a_step};
         multiply_panels(b, a, panel, steps, c, load, &aside);
         if (!complete)
             continue;

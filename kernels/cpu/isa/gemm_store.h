@@ -37,6 +37,7 @@ typedef struct gemm_aside {
     gemm_rows_t rows; /* to store: full-width rows; count 0: none */
     gemm_fetch_t fetch;
     const float *next_sums; /* the tile that the next product adds to; NULL: it starts from zero */
+    int64_t fetch_a_step, sums_a_step; /* bytes of both to bring near at each step; multiples of a cache line */
 } gemm_aside_t;
 
 /** Bring near what finishing these rows will read. */

@@ -182,18 +182,16 @@ VEC_INLINE void multiply(const char *a, const char *b, int64_t steps, float *c, 
     };
     const int stream = storing && gemm_streams(&out, rows.column);
     const char *fetch = aside->fetch.at, *fetch_end = fetch + aside->fetch.bytes;
-    const int64_t share = (aside->fetch.bytes / LINE + steps - 1) / steps * LINE;
     /* Beside GELU's slope, which reads as well, fetching sums only adds to the work. */
     const char *sums = variant == GEMM_VARIANT_SLOPE ? NULL : (const char *)aside->next_sums;
     const char *sums_end = sums ? sums + MR * PITCH : NULL;
-    const int64_t sums_share = (MR * PITCH / LINE + steps - 1) / steps * LINE;
     int64_t row = 0, due = 0; /* rows are stored evenly over the steps */
     start_sums(c, load);
     for (int64_t s = 0; s < steps; s++, a += STEP_BYTES << split, b += STEP_BYTES << split) {
         multiply_step(a, b, split);
-        for (int64_t at = 0; at < share && fetch < fetch_end; at += LINE, fetch += LINE)
+        for (int64_t at = 0; at < aside->fetch_a_step && fetch < fetch_end; at += LINE, fetch += LINE)
             __builtin_prefetch(fetch, 0, 2);
-        for (int64_t at = 0; at < sums_share && sums < sums_end; at += LINE, sums += LINE)
+        for (int64_t at = 0; at < aside->sums_a_step && sums < sums_end; at += LINE, sums += LINE)
             __builtin_prefetch(sums, 0, 3);
         for (due += rows.count; storing && due >= steps; due -= steps)
             store_row(&rows, &out, bias, row++, stream, variant, compute);
