@@ -8,8 +8,10 @@
  */
 #if VEC_LANES == 16
 #define MR 8
+#define KC 192
 #else
 #define MR 4
+#define KC 384 /* 36 KiB of B: half as many loads and stores of sums are worth what then comes from the second-level cache */
 #endif
 #define VECTORS 3
 #define NR (VECTORS * VEC_LANES)
@@ -128,6 +130,8 @@ static void multiply(const void *a, const void *b, int64_t steps, float *c, int 
 {
     const float *pa = a, *pb = b;
     vec_t sum[MR][VECTORS], bj[VECTORS];
+    if (steps < 1)
+        __builtin_unreachable(); /* else sums would go to the stack and back around the loop */
     gemm_fetch(&aside->fetch);
 #pragma GCC unroll 8
     for (int i = 0; i < MR; i++)
@@ -169,7 +173,7 @@ const gemm_kernel_t gemm_fma_kernel = {
     .nr = NR,
     .k_step = 1,
     .unit_bytes = 4,
-    .kc = 192,
+    .kc = KC,
     .pack_a = pack_a,
     .pack_b = pack_b,
     .multiply = multiply,
@@ -181,7 +185,7 @@ const gemm_kernel_t gemm_fma_tf32_kernel = {
     .nr = NR,
     .k_step = 1,
     .unit_bytes = 4,
-    .kc = 192,
+    .kc = KC,
     .pack_a = pack_a_tf32,
     .pack_b = pack_b_tf32,
     .multiply = multiply,
