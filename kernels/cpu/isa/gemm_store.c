@@ -63,21 +63,26 @@ void gemm_store_rows(const gemm_rows_t *rows)
     }
 }
 
-static void fetch_matrix(const gemm_rows_t *rows, const void *matrix, mpt_dtype_t dtype)
+/* `write`: a constant. What is to be stored is asked for as its owner: the store then waits for nothing. */
+VEC_INLINE void fetch_matrix(const gemm_rows_t *rows, const void *matrix, mpt_dtype_t dtype, int write)
 {
-    const int64_t element = (int64_t)mpt_dtype_bytes(dtype);
-    for (int i = 0; i < rows->count; i++) {
-        const char *row =
-            (const char *)matrix + ((rows->row + i) * rows->out->ld + rows->column) * element;
-        const gemm_fetch_t part = {.at = row, .bytes = rows->columns * element};
-        gemm_fetch(&part);
+    const int64_t element = (int64_t)mpt_dtype_bytes(dtype), bytes = rows->columns * element;
+    const char *row = (const char *)matrix + (rows->row * rows->out->ld + rows->column) * element;
+    for (int i = 0; i < rows->count; i++, row += rows->out->ld * element) {
+        for (int64_t at = 0; at < bytes; at += 64)
+            __builtin_prefetch(row + at, write, 2);
+        __builtin_prefetch(row + bytes - 1, write, 2);
     }
 }
 
 void gemm_fetch_operands(const gemm_rows_t *rows)
 {
-    if (rows->out->finish == GEMM_ADD)
-        fetch_matrix(rows, rows->out->data, MPT_F32);
-    else if (rows->out->finish == GEMM_GELU_SLOPE)
-        fetch_matrix(rows, rows->out->slope_at, rows->out->compute);
+    const gemm_output_t *out = rows->out;
+    if (out->finish == GEMM_GELU_SLOPE)
+        fetch_matrix(rows, out->slope_at, out->compute, 0);
+    if (gemm_streams(out, rows->column))
+        return;
+    fetch_matrix(rows, out->data, out->dtype, 1);
+    if (out->finish == GEMM_GELU)
+        fetch_matrix(rows, out->pre, out->compute, 1);
 }
