@@ -65,7 +65,7 @@ static void share_out(gemm_plan_t *p, int threads, int64_t m)
 {
     int64_t mr = p->kernel->mr, nr = p->kernel->nr;
     int64_t across = gemm_ceil(p->ns, p->nc), wanted = (int64_t)threads * TASKS_A_THREAD;
-    if (threads == 1 || gemm_ceil(m, p->mc) * across >= wanted)
+    if (gemm_ceil(m, p->mc) * across >= wanted)
         return;
     int64_t rows = gemm_round_up(gemm_ceil(m * across, wanted), mr);
     p->mc = gemm_min(p->mc, rows > LEAST_PANELS * mr ? rows : LEAST_PANELS * mr);
@@ -74,13 +74,27 @@ static void share_out(gemm_plan_t *p, int threads, int64_t m)
         p->nc = gemm_round_up(gemm_ceil(p->ns, gemm_ceil(wanted, down)), nr);
 }
 
+/* A little lower, so that every thread gets as many tasks: of 13 between two threads one does 7. */
+static void even_out(gemm_plan_t *p, int threads, int64_t m)
+{
+    int64_t across = gemm_ceil(p->ns, p->nc), down = gemm_ceil(m, p->mc);
+    while (down * across % threads != 0)
+        down++;
+    int64_t rows = gemm_round_up(gemm_ceil(m, down), p->kernel->mr);
+    if (rows >= LEAST_PANELS * p->kernel->mr && gemm_ceil(m, rows) * across % threads == 0)
+        p->mc = gemm_min(p->mc, rows);
+}
+
 void gemm_plan_build(const gemm_kernel_t *kernel, int threads, int64_t m, int64_t n, int64_t k,
                      int adds, gemm_plan_t *plan_p)
 {
     gemm_plan_t p = {.kernel = kernel, .kc = gemm_slice_length(kernel, k)};
     choose_round(&p, n, k);
     choose_block(&p, m);
-    share_out(&p, threads, m);
+    if (threads > 1) {
+        share_out(&p, threads, m);
+        even_out(&p, threads, m);
+    }
     p.carries = p.ks < k && !adds;
     p.b_bytes = (size_t)gemm_panel_bytes(kernel, p.ns, p.ks);
     if (p.carries)
