@@ -7,6 +7,7 @@
 #define MOST_ROWS 1024   /* of a task */
 #define SHORT_ROWS 256   /* a contraction is short if as many rows of A fit A_BYTES */
 #define TASKS_A_THREAD 4 /* so that threads that finish early find work */
+#define MOST_IDLE_PERCENT 7 /* of a thread's time, waiting for the others */
 #define LEAST_PANELS 4   /* fewer panels of A for each of B cost more than an idle thread */
 
 /* The length of equal pieces, at most `longest` (a multiple of `unit`), that cover `total`. */
@@ -74,15 +75,29 @@ static void share_out(gemm_plan_t *p, int threads, int64_t m)
         p->nc = gemm_round_up(gemm_ceil(p->ns, gemm_ceil(wanted, down)), nr);
 }
 
-/* A little lower, so that every thread gets as many tasks: of 13 between two threads one does 7. */
+/* Whether threads that run out of tasks wait for long, as one of two does where there are 13. */
+static int uneven(int64_t tasks, int threads)
+{
+    int64_t missing = gemm_ceil(tasks, threads) * threads - tasks;
+    return missing * 100 > tasks * MOST_IDLE_PERCENT;
+}
+
+/* Lower blocks, or else narrower ones, for which A is packed more than once, where threads would wait. */
 static void even_out(gemm_plan_t *p, int threads, int64_t m)
 {
-    int64_t across = gemm_ceil(p->ns, p->nc), down = gemm_ceil(m, p->mc);
-    while (down * across % threads != 0)
-        down++;
-    int64_t rows = gemm_round_up(gemm_ceil(m, down), p->kernel->mr);
-    if (rows >= LEAST_PANELS * p->kernel->mr && gemm_ceil(m, rows) * across % threads == 0)
-        p->mc = gemm_min(p->mc, rows);
+    int64_t mr = p->kernel->mr, nr = p->kernel->nr, columns = p->nc;
+    int64_t down = gemm_ceil(m, p->mc), across = gemm_ceil(p->ns, p->nc);
+    int64_t rows = p->mc, least = gemm_round_up(gemm_ceil(p->mc, 2), mr);
+    least = least > LEAST_PANELS * mr ? least : LEAST_PANELS * mr;
+    while (rows > least && uneven(gemm_ceil(m, rows) * across, threads))
+        rows -= mr;
+    if (!uneven(gemm_ceil(m, rows) * across, threads)) {
+        p->mc = gemm_min(p->mc, equal_pieces(m, rows, mr));
+        return;
+    }
+    while (columns > nr && uneven(down * gemm_ceil(p->ns, columns), threads))
+        columns -= nr;
+    p->nc = gemm_min(p->nc, equal_pieces(p->ns, columns, nr));
 }
 
 void gemm_plan_build(const gemm_kernel_t *kernel, int threads, int64_t m, int64_t n, int64_t k,
