@@ -42,7 +42,7 @@ static const conform_op_t conform_ops[] = {
 static const mpt_dtype_t conform_computes[] = {MPT_F32, MPT_BF16, MPT_F16, MPT_TF32};
 
 /* How many of these an operation has, from the first on. */
-static int conform_compute_count(const conform_op_t *op)
+static inline int conform_compute_count(const conform_op_t *op)
 {
     return op->multiplies ? 4 : 3;
 }
