@@ -29,9 +29,14 @@ static size_t slots_offset(void)
     return round_up(sizeof(shm_head_t), SHM_LINE);
 }
 
-static size_t channels_offset(void)
+static size_t said_offset(void)
 {
     return slots_offset() + SHM_SLOTS * sizeof(shm_slot_t);
+}
+
+static size_t channels_offset(void)
+{
+    return said_offset() + SHM_SAID * sizeof(shm_said_t);
 }
 
 static size_t rings_offset(int ranks)
@@ -45,9 +50,15 @@ static size_t stage_offset(int ranks)
     return round_up(rings_offset(ranks) + rings, 4096);
 }
 
-static size_t shm_own_bytes(int ranks)
+static size_t segment_bytes(int ranks)
 {
     return stage_offset(ranks) + 2 * SHM_HALF_BYTES;
+}
+
+static size_t shm_own_bytes(int ranks, int local_ranks)
+{
+    (void)local_ranks;
+    return segment_bytes(ranks);
 }
 
 static size_t shm_scratch_bytes(int ranks)
@@ -80,6 +91,12 @@ shm_slot_t *mpt_shm_slot(const mpt_comm_t *comm, int rank, uint32_t epoch)
 {
     const shm_t *shm = comm->impl;
     return (shm_slot_t *)(shm->segments[rank] + slots_offset()) + epoch % SHM_SLOTS;
+}
+
+shm_said_t *mpt_shm_said(const mpt_comm_t *comm, int rank, uint32_t epoch)
+{
+    const shm_t *shm = comm->impl;
+    return (shm_said_t *)(shm->segments[rank] + said_offset()) + epoch % SHM_SAID;
 }
 
 char *mpt_shm_stage(const mpt_comm_t *comm, int rank, int half)
@@ -128,7 +145,7 @@ static shm_t *shm_alloc(int ranks, int one_process)
     shm_t *shm = calloc(1, sizeof *shm);
     if (!shm)
         return NULL;
-    shm->segment_bytes = shm_own_bytes(ranks);
+    shm->segment_bytes = segment_bytes(ranks);
     shm->ring_bytes = ring_bytes_for(ranks);
     shm->one_process = one_process;
     shm->segments = calloc(n, sizeof *shm->segments);
@@ -262,7 +279,7 @@ static void drop_own_segment(mpt_comm_t *comm)
             munmap(shm->segments[r], shm->segment_bytes);
 }
 
-/* Map every page of the slots now: the first calls would stop for each, in turn, on every rank. A wish. */
+/* Map every page of the slots and of what was said now: the first calls would stop for each, in turn, on every rank. A wish. */
 static void fault_in_slots(const mpt_comm_t *comm)
 {
 #ifdef MADV_POPULATE_WRITE
@@ -297,6 +314,7 @@ static mpt_status_t create_over(mpt_comm_t *comm, mpt_boot_t *boot)
         close(setup.segment_fd);
     if (!status) {
         shm->spoken = &mpt_shm_head(shm, 0)->spoken;
+        comm->held_bytes += shm->segment_bytes;
         fault_in_slots(comm);
         shm = NULL; /* comm's now */
         goto done;
@@ -322,6 +340,8 @@ static mpt_status_t shm_create(mpt_comm_t *comm)
 static void shm_destroy(mpt_comm_t *comm)
 {
     shm_t *shm = comm->impl;
+    if (!shm->gave_up)
+        (void)mpt_shm_look_back(comm); /* logs what nobody else will: there is no next call */
     while (shm->regions)
         mpt_shm_deregister(comm, shm->regions);
     mpt_shm_store(&mpt_shm_head(shm, comm->rank)->state, SHM_LEFT);
@@ -394,6 +414,7 @@ static mpt_status_t shm_recv(mpt_comm_t *comm, void *buffer, size_t bytes, int p
 static mpt_status_t shm_poll(mpt_comm_t *comm)
 {
     mpt_status_t status = mpt_shm_check_alarm(comm);
+    status = status ? status : mpt_shm_look_back(comm);
     return status ? status : mpt_shm_check_peers(comm);
 }
 

@@ -110,6 +110,15 @@ int mpt_session_comms(const mpt_session_t *s, mpt_comm_t *comms[3])
     return count;
 }
 
+int64_t mpt_session_held_bytes(const mpt_session_t *s)
+{
+    mpt_comm_t *comms[3];
+    size_t bytes = s->private_arena.mem.bytes + s->peer_arena.mem.bytes;
+    for (int i = mpt_session_comms(s, comms) - 1; i >= 0; i--)
+        bytes += comms[i]->held_bytes;
+    return (int64_t)(bytes + mpt_consensus_held_bytes(s->consensus));
+}
+
 void mpt_session_traffic(const mpt_session_t *s, mpt_traffic_t *traffic_p)
 {
     mpt_comm_t *comms[3];
@@ -125,16 +134,31 @@ void mpt_session_traffic(const mpt_session_t *s, mpt_traffic_t *traffic_p)
     *traffic_p = traffic;
 }
 
-mpt_status_t mpt_session_gather(mpt_session_t *s, const char *what, const void *send, void *recv, size_t bytes)
+typedef struct gathering {
+    mpt_session_t *session;
+    const char *what;
+    const void *send;
+    void *recv;
+    size_t bytes;
+} gathering_t;
+
+static mpt_status_t gather_now(void *ctx, int a, int b)
 {
+    const gathering_t *gathering = ctx;
+    mpt_session_t *s = gathering->session;
     mpt_overlap_t *overlap = &s->overlap;
-    mpt_status_t status = mpt_worker_drain(overlap->worker);
-    if (status != MPT_OK)
-        return status;
-    s->comm->what = what;
-    status = mpt_comm_all_gather(s->comm, send, recv, bytes, overlap->stream);
+    (void)a, (void)b;
+    s->comm->what = gathering->what;
+    mpt_status_t status =
+        mpt_comm_all_gather(s->comm, gathering->send, gathering->recv, gathering->bytes, overlap->stream);
     s->comm->what = NULL;
     return status == MPT_OK ? overlap->device->ops->stream_synchronize(overlap->device, overlap->stream) : status;
+}
+
+mpt_status_t mpt_session_gather(mpt_session_t *s, const char *what, const void *send, void *recv, size_t bytes)
+{
+    gathering_t gathering = {s, what, send, recv, bytes};
+    return mpt_worker_call(s->overlap.worker, gather_now, &gathering, 0, 0);
 }
 
 void mpt_session_abort(mpt_session_t *s, const char *reason)
@@ -217,7 +241,7 @@ void mpt_session_info(const mpt_session_t *s, mpt_session_info_t *info_p)
         .flops_causal_per_token = s->flops_causal,
         .peak_flops = s->peak_flops,
         .planned_bytes = (int64_t)s->planned_bytes,
-        .arena_bytes = (int64_t)(s->private_arena.mem.bytes + s->peer_arena.mem.bytes),
+        .held_bytes = mpt_session_held_bytes(s),
         .checkpoint_dir = config->checkpoint.dir,
         .log_dir = config->log.dir,
         .metrics_path = s->metrics != NULL ? mpt_metrics_path(s->metrics) : ""};

@@ -79,8 +79,8 @@ typedef struct mpt_session_info {
     int64_t log_every;             /* of log.every: lines for people; 0: none */
     double flops_6nd_per_token, flops_model_per_token, flops_causal_per_token;
     double peak_flops;             /* matrix peak of all ranks' threads together, compute type, measured at open */
-    int64_t planned_bytes;         /* this rank's arenas by the plan */
-    int64_t arena_bytes;           /* the arenas themselves: the same */
+    int64_t planned_bytes;         /* of this rank by the plan: arenas, and what communicators allocate themselves */
+    int64_t held_bytes;            /* what these hold: the same */
     const char *checkpoint_dir, *log_dir, *metrics_path;
 } mpt_session_info_t;
 MPT_API void mpt_session_info(const mpt_session_t *session, mpt_session_info_t *info_p);
@@ -94,11 +94,12 @@ typedef struct mpt_step_result {
     int clipped, skipped;
     double loss_scale; /* that this step used */
     int64_t tokens;    /* since step 1 */
-    /* comm_ms: inside reductions, gathers and the exchange of records; exposed_comm_ms: of this rank's time, waiting for them or making them itself;
-     * compute_ms: the rest of step_ms. What overlaps counts to the step in which it ends. */
+    /* comm_ms: reductions, gathers, votes or the exchange of records were under way or waited for, since the last step's figures: what goes on
+     * between two steps, validation's included, counts to the second. exposed_comm_ms: in this step this rank waited for them or made them itself, a
+     * part of comm_ms; compute_ms: the rest of step_ms. */
     double tokens_per_s, step_ms, compute_ms, comm_ms, exposed_comm_ms;
     double flops_6nd_per_s, flops_model_per_s, flops_causal_per_s, mfu;
-    int64_t mem_bytes;
+    int64_t mem_bytes; /* what this rank holds of what was planned: all of it */
     int64_t applied_steps; /* optimizer steps so far */
     double seconds_left;   /* at the recent pace; negative: not known */
 } mpt_step_result_t;
@@ -145,8 +146,8 @@ MPT_API int mpt_session_profile(mpt_session_t *session, mpt_profile_row_t *rows,
 typedef struct mpt_traffic {
     uint64_t collectives; /* calls */
     uint64_t bytes_sent;  /* that this rank contributed to others, by the textbook volume of each collective */
-    double seconds;         /* of steps' communication, as comm_ms of all steps together */
-    double exposed_seconds; /* as exposed_comm_ms */
+    double seconds;         /* of communication: from one step's end to another's the sum of the comm_ms between */
+    double exposed_seconds; /* as exposed_comm_ms, but between steps too */
 } mpt_traffic_t;
 /** Waits for what is under way. Collective where the last step's gathers are. */
 MPT_API void mpt_session_traffic(const mpt_session_t *session, mpt_traffic_t *traffic_p);
@@ -199,7 +200,9 @@ typedef struct mpt_plan {
     int64_t tokens_per_step, micro_steps;
     struct { const char *use; int64_t bytes; } memory[MPT_PLAN_MAX_ROWS]; /* per rank */
     int memory_rows;
-    int64_t bytes;       /* per rank: the sum; the arenas are exactly this */
+    int64_t bytes;       /* per rank: the sum; arenas and communicators hold exactly this */
+    const char *comm;    /* assumed: MPT_COMM, else "self" for one rank and "shm" for several */
+    int hosts;           /* assumed: 1; "hier": as few as can be; 0, "mpi": any number, it makes no difference */
     struct { const char *op, *input, *math, *accumulate, *output, *gradient; } precision[MPT_PLAN_MAX_ROWS];
     int precision_rows;
     double flops_6nd_per_token, flops_model_per_token, flops_causal_per_token;

@@ -284,6 +284,133 @@ static void a_root_that_went_on_fails_in_its_next_call(void **state)
     assert_party(&(party_t){.ranks = 3, .backend = "shm", .processes = 1, .body = broadcast_differently});
 }
 
+static _Atomic int errors_said;
+
+static void count_errors(void *ctx, mpt_log_level_t level, const char *line)
+{
+    errors_said += level == MPT_LOG_ERROR;
+    party_hear(ctx, level, line);
+}
+
+/* A rank names `root`, and others another: all are to fail with the same message, in the call that follows. */
+static int fails_in_the_next_call(party_rank_t *rank, int root)
+{
+    char bytes[12] = {0};
+    rank->log.sink = count_errors;
+    mpt_status_t status = mpt_comm_broadcast(rank->comm, bytes, sizeof bytes, root, NULL);
+    if (root == rank->rank && status != MPT_OK)
+        return 1;
+    status = status ? status : sum_one(rank->comm);
+    return (status != MPT_ERR_COMM) + !says(rank, "called broadcast (fp32 to fp32, 12 bytes, root ") +
+           !says(rank, ", in an earlier call");
+}
+
+static int each_is_its_own_root(party_rank_t *rank)
+{
+    return fails_in_the_next_call(rank, rank->rank);
+}
+
+/* Rank 2 agrees with rank 0, and learns from it that all is well. */
+static int two_are_roots(party_rank_t *rank)
+{
+    return fails_in_the_next_call(rank, rank->rank == 1 ? 1 : 0);
+}
+
+static void ranks_that_each_name_themselves_root_fail_together(void **state)
+{
+    (void)state;
+    for (int ranks = 2; ranks <= 5; ranks++) {
+        errors_said = 0;
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 30, .body = each_is_its_own_root});
+        assert_int_equal(errors_said, 1);
+        assert_party(&(party_t){
+            .ranks = ranks, .backend = "shm", .timeout_s = 30, .processes = 1, .body = each_is_its_own_root});
+    }
+    errors_said = 0;
+    assert_party(&(party_t){.ranks = 3, .backend = "shm", .timeout_s = 30, .body = two_are_roots});
+    assert_int_equal(errors_said, 1);
+}
+
+/* Nothing but broadcasts, in which nobody waits; some were right before. */
+static int broadcast_to_itself(party_rank_t *rank)
+{
+    char byte = 1;
+    mpt_status_t status = MPT_OK;
+    for (int i = 0; i < 40 && !status; i++)
+        status = mpt_comm_broadcast(rank->comm, &byte, 1, i % rank->comm->ranks, NULL);
+    int calls = 0, wrong = status != MPT_OK;
+    for (; calls < 1000 && !status; calls++)
+        status = mpt_comm_broadcast(rank->comm, &byte, 1, rank->rank, NULL);
+    return wrong + (status != MPT_ERR_COMM) + (calls > 128) + !says(rank, "called broadcast (fp32 to fp32, 1 bytes, root ") +
+           !says(rank, ", in an earlier call");
+}
+
+static int poll_after_two_roots(party_rank_t *rank)
+{
+    char byte = 1;
+    int wrong = mpt_comm_broadcast(rank->comm, &byte, 1, rank->rank, NULL) != MPT_OK;
+    double start = now();
+    while (mpt_comm_poll(rank->comm) == MPT_OK && now() - start < 20)
+        usleep(1000);
+    return wrong + (mpt_comm_poll(rank->comm) != MPT_ERR_COMM) + !says(rank, ", in an earlier call");
+}
+
+/* The last thing before they leave: there is no call to fail, but the one that leaves last sees it. */
+static int leave_after_two_roots(party_rank_t *rank)
+{
+    char byte = 1;
+    rank->log.sink = count_errors;
+    return mpt_comm_broadcast(rank->comm, &byte, 1, rank->rank, NULL) != MPT_OK;
+}
+
+static void roots_that_only_broadcast_poll_or_leave_notice_too(void **state)
+{
+    (void)state;
+    for (int ranks = 2; ranks <= 4; ranks++) {
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 30, .body = broadcast_to_itself});
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 30, .body = poll_after_two_roots});
+        errors_said = 0;
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 30, .body = leave_after_two_roots});
+        assert_int_equal(errors_said, 1);
+    }
+}
+
+/* Roots change, take turns, go ahead, are late; now and then all meet, or one polls. What is right is never refused. */
+static int broadcast_at_random(party_rank_t *rank)
+{
+    enum { CALLS = 6000 };
+    uint32_t calls = 7, own = (uint32_t)rank->rank + 1;
+    int root = 0;
+    for (int i = 0; i < CALLS; i++) {
+        calls = calls * 1664525u + 1013904223u;
+        own = own * 1664525u + 1013904223u;
+        uint32_t value = calls;
+        if (calls >> 24 < 40)
+            root = (int)(calls >> 8) % rank->comm->ranks;
+        if (own >> 24 < 2)
+            sched_yield();
+        if (own >> 24 == 3 && mpt_comm_poll(rank->comm) != MPT_OK)
+            return 1;
+        if (calls >> 24 == 255 && sum_one(rank->comm) != MPT_OK)
+            return 2;
+        if (rank->rank != root)
+            value = 0;
+        if (mpt_comm_broadcast(rank->comm, &value, sizeof value, root, NULL) != MPT_OK || value != calls)
+            return 3;
+    }
+    return 0;
+}
+
+static void what_ranks_call_alike_is_never_refused(void **state)
+{
+    (void)state;
+    for (int ranks = 2; ranks <= 5; ranks++) {
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 30, .body = broadcast_at_random});
+        assert_party(&(party_t){
+            .ranks = ranks, .backend = "shm", .timeout_s = 30, .processes = 1, .body = broadcast_at_random});
+    }
+}
+
 /* It is ahead by no more than there are places, and then waits, with the patience of any wait. */
 static int broadcast_to_nobody(party_rank_t *rank)
 {
@@ -484,11 +611,74 @@ static void scratch_is_bounded_and_known_beforehand(void **state)
     for (int ranks = 1; ranks <= 1024; ranks++) {
         assert_in_range(mpt_comm_scratch_bytes("mpi", ranks), 1 << 20, 8 << 20);
         assert_int_equal(mpt_comm_scratch_bytes("shm", ranks), 0);
-        assert_in_range(mpt_comm_own_bytes("shm", ranks), 2 << 20, 8 << 20);
+        assert_in_range(mpt_comm_own_bytes("shm", ranks, ranks), 2 << 20, 8 << 20);
         assert_in_range(mpt_comm_scratch_bytes("hier", ranks), 0, 8 << 20);
         assert_true(ranks < 4 || mpt_comm_scratch_bytes("hier", ranks) >= 2 << 20);
-        assert_in_range(mpt_comm_own_bytes("hier", ranks), 2 << 20, 10 << 20);
+        for (int local = 2; 2 * local <= ranks; local *= 2)
+            assert_in_range(mpt_comm_own_bytes("hier", ranks, local), 2 << 20, 10 << 20);
     }
+    assert_int_equal(mpt_comm_own_bytes("self", 1, 1), 0);
+    assert_int_equal(mpt_comm_own_bytes("no such", 1, 1), 0);
+}
+
+static void a_child_takes_what_its_own_backend_takes(void **state)
+{
+    (void)state;
+    for (int count = 1; count <= 64; count++) {
+        assert_int_equal(mpt_comm_child_bytes("shm", count, count), mpt_comm_own_bytes("shm", count, count));
+        size_t over_mpi = mpt_comm_scratch_bytes("mpi", count) + mpt_comm_own_bytes("mpi", count, 1);
+        assert_int_equal(mpt_comm_child_bytes("mpi", count, count), over_mpi);
+        assert_int_equal(mpt_comm_child_bytes("hier", count, count),
+                         count > 1 ? mpt_comm_own_bytes("shm", count, count) : 0);
+        assert_int_equal(mpt_comm_child_bytes("hier", count, 1), count > 1 ? over_mpi : 0);
+    }
+    assert_int_equal(mpt_comm_child_bytes("hier", 16, 4),
+                     mpt_comm_scratch_bytes("hier", 16) + mpt_comm_own_bytes("hier", 16, 4));
+    assert_int_equal(mpt_comm_child_bytes("no such", 4, 4), 0);
+}
+
+/* Bytes of this process's mappings whose name has `name` in it. */
+static size_t mapped_bytes(const char *name)
+{
+    char line[512];
+    size_t bytes = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    assert_non_null(maps);
+    while (fgets(line, sizeof line, maps)) {
+        unsigned long long first, past;
+        if (strstr(line, name) && sscanf(line, "%llx-%llx", &first, &past) == 2)
+            bytes += (size_t)(past - first);
+    }
+    fclose(maps);
+    return bytes;
+}
+
+/* What all ranks together hold at most, between two meetings; threads map each segment once. */
+static int maps_what_it_holds(party_rank_t *rank)
+{
+    mpt_comm_t *comm = rank->comm, *child = NULL;
+    size_t own = mpt_comm_own_bytes("shm", comm->ranks, comm->ranks);
+    int wrong = comm->held_bytes != own;
+    wrong += mpt_comm_split(comm, comm->rank < 2, 0, &child) != MPT_OK;
+    if (wrong)
+        return wrong;
+    int large = comm->ranks - 2;
+    size_t small_child = mpt_comm_child_bytes("shm", 2, 2), large_child = mpt_comm_child_bytes("shm", large, large);
+    wrong += child->held_bytes != (comm->rank < 2 ? small_child : large_child);
+    wrong += mpt_comm_agree(comm, MPT_OK) != MPT_OK;
+    size_t all = (size_t)comm->ranks * own + 2 * small_child + (size_t)large * large_child;
+    wrong += comm->rank == 0 && mapped_bytes("memfd:mpt-comm") != all;
+    wrong += mpt_comm_agree(comm, MPT_OK) != MPT_OK;
+    mpt_comm_destroy(child);
+    return wrong;
+}
+
+static void shm_maps_exactly_what_it_says_beforehand(void **state)
+{
+    (void)state;
+    for (int ranks = 3; ranks <= 9; ranks += 3)
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 60, .body = maps_what_it_holds});
+    assert_int_equal(mapped_bytes("memfd:mpt-comm"), 0);
 }
 
 static void null_is_refused_and_destroyed_quietly(void **state)
@@ -519,6 +709,9 @@ int main(void)
         cmocka_unit_test(a_rank_that_left_is_not_waited_for),
         cmocka_unit_test(different_calls_fail_on_every_rank),
         cmocka_unit_test(a_root_that_went_on_fails_in_its_next_call),
+        cmocka_unit_test(ranks_that_each_name_themselves_root_fail_together),
+        cmocka_unit_test(roots_that_only_broadcast_poll_or_leave_notice_too),
+        cmocka_unit_test(what_ranks_call_alike_is_never_refused),
         cmocka_unit_test(a_root_waits_for_ranks_far_behind),
         cmocka_unit_test(a_message_of_another_length_is_an_error),
         cmocka_unit_test(registered_memory_may_be_freed_after_a_failure),
@@ -529,6 +722,8 @@ int main(void)
         cmocka_unit_test(the_backend_follows_from_where_the_ranks_are),
         cmocka_unit_test(even_hosts_are_runs_of_one_power_of_two),
         cmocka_unit_test(scratch_is_bounded_and_known_beforehand),
+        cmocka_unit_test(a_child_takes_what_its_own_backend_takes),
+        cmocka_unit_test(shm_maps_exactly_what_it_says_beforehand),
         cmocka_unit_test(null_is_refused_and_destroyed_quietly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
