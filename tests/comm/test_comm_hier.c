@@ -193,7 +193,7 @@ static int wait_in_a_chain(program_t *program, mpt_comm_t *comm)
         usleep(1000);
         status = mpt_comm_poll(comm);
     }
-    snprintf(words, sizeof words, "no sign of rank %d for 1.0 s", last);
+    snprintf(words, sizeof words, "no sign of rank %d for 2.0 s", last);
     return !says(program, words) + says(program, "no sign of rank 1 ");
 }
 
@@ -356,7 +356,7 @@ static int run(program_t *program, const char *mode, int local)
         {"take", 60, children_take_what_is_planned, 0},
         {"abort", 60, last_aborts, 0},       {"children", 60, break_children, 0},
         {"parent", 1, wait_in_children, 0},  {"late", 0.5, last_is_late, 1},
-        {"stop", 0.5, last_stops, 1},        {"chain", 0.5, wait_in_a_chain, 1},
+        {"stop", 0.5, last_stops, 1},        {"chain", 1, wait_in_a_chain, 1},
         {"hear", 60, hear_while_waiting, 0}, {"differ", 60, call_differently, 1},
         {"die", 60, last_dies, -1},          {"short", 60, send_short, 1},
     };
