@@ -42,7 +42,7 @@ typedef enum conform_role {
 } conform_role_t;
 
 typedef enum conform_kind {
-    CONFORM_COMPUTE, /* of the case's compute type; FP64 in the exact run */
+    CONFORM_COMPUTE, /* of the case's compute type as memory has it; FP64 in the exact run */
     CONFORM_WIDE,    /* of its wide type; FP64 in the exact run */
     CONFORM_FIXED,   /* of `dtype`, whatever the compute type */
     CONFORM_RAW      /* integers or structs of `element_bytes`: compared bit for bit */
@@ -68,6 +68,7 @@ typedef struct conform_array {
     int alias;              /* index of the array whose memory it shares; -1: its own */
     int overwritten;        /* 1: an input that an alias writes over */
     int drop;               /* 1: NULL in the run on absolute values */
+    int factor;             /* 1: products read it; rounded to TF32 in the exact run of a case in TF32 */
     unsigned char *initial; /* contents before a call */
     unsigned char *got;     /* outputs: what the first run left */
     unsigned char *exact;   /* outputs: expected bits; NULL: want and slack decide */
@@ -135,7 +136,7 @@ static inline mpt_dtype_t conform_dtype(const conform_case_t *c, int index)
 {
     const conform_array_t *a = &c->array[index];
     if (a->kind == CONFORM_COMPUTE)
-        return c->compute;
+        return mpt_dtype_memory(c->compute);
     return a->kind == CONFORM_WIDE ? mpt_dtype_wide(c->compute) : a->dtype;
 }
 

@@ -191,7 +191,7 @@ static void attention_forward_row(conform_case_t *c, const attention_head_t *a, 
 
 static void attention_forward_expect(conform_case_t *c)
 {
-    conform_want_twin(c);
+    conform_want_twin(c, -1);
     void *data[CONFORM_ARRAYS];
     conform_twin_begin(c, 0, data);
     for (int64_t index = 0; index < c->n[0] * c->n[2]; index++) {
@@ -292,7 +292,7 @@ static void attention_backward_head(conform_case_t *c, const attention_head_t *a
 
 static void attention_backward_expect(conform_case_t *c)
 {
-    conform_want_twin(c);
+    conform_want_twin(c, -1);
     void *data[CONFORM_ARRAYS];
     conform_twin_begin(c, 0, data);
     for (int64_t index = 0; index < c->n[0] * c->n[2]; index++) {

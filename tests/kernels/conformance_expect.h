@@ -35,6 +35,14 @@ static inline void conform_oracle_call(const conform_case_t *c, mpt_dtype_t comp
     }
 }
 
+/* What the exact run reads for element `i` of array `index`. TF32 is FP32 whose products round their factors first: by definition,
+ * so that this rounding is no error. */
+static inline double conform_exact_input(const conform_case_t *c, int index, int64_t i)
+{
+    double value = conform_input(c, index, i);
+    return c->compute == MPT_TF32 && c->array[index].factor ? (double)mpt_round_tf32((float)value) : value;
+}
+
 /* The case's arrays in FP64, outputs zero: arguments for an exact run. Absolute values on request. */
 static inline void conform_twin_begin(const conform_case_t *c, int absolute, void **data)
 {
@@ -49,7 +57,7 @@ static inline void conform_twin_begin(const conform_case_t *c, int absolute, voi
             memcpy(data[index], a->initial, conform_bytes(c, index));
         else if (a->role != CONFORM_OUT)
             for (int64_t i = 0; i < a->count; i++) {
-                double value = conform_input(c, index, i);
+                double value = conform_exact_input(c, index, i);
                 ((double *)data[index])[i] = absolute ? fabs(value) : value;
             }
     }
@@ -73,24 +81,24 @@ static inline void conform_expect_begin(conform_case_t *c)
     }
 }
 
-/* Outputs of an exact run become what is wanted. */
-static inline void conform_want(conform_case_t *c, void *const *data)
+/* Outputs of an exact run, or one of them (`only` >= 0), become what is wanted. */
+static inline void conform_want(conform_case_t *c, void *const *data, int only)
 {
     conform_expect_begin(c);
     for (int index = 0; index < CONFORM_ARRAYS; index++)
         if (conform_is_output(&c->array[index]) && c->array[index].kind != CONFORM_RAW &&
-            data[index])
+            data[index] && (only < 0 || index == only))
             memcpy(c->array[index].want, data[index],
                    (size_t)c->array[index].count * sizeof(double));
 }
 
-/* Run the oracle in FP64 and want what it gives. */
-static inline void conform_want_twin(conform_case_t *c)
+/* Run the oracle in FP64 and want what it gives, in all outputs or one (`only` >= 0). */
+static inline void conform_want_twin(conform_case_t *c, int only)
 {
     void *data[CONFORM_ARRAYS];
     conform_twin_begin(c, 0, data);
     conform_oracle_call(c, MPT_F64, data);
-    conform_want(c, data);
+    conform_want(c, data, only);
     conform_twin_end(data);
 }
 
@@ -155,16 +163,22 @@ static inline double conform_half_ulp(double value, mpt_dtype_t dtype)
 
 /*
  * Error of one product of two compute numbers, relative: FP32's rounding is counted by the sum. BF16
- * products are exact in FP32. An FP16 number split into two BF16 terms leaves out at most the
- * product of the two low ones, each at most 2^-8 of its number.
+ * products are exact in FP32, and those of TF32, of 11 bits each. An FP16 number split into two BF16 terms leaves out at most the
+ * product of the two low ones, each at most 2^-8 of its number; a TF32 number's low term is at most 2^-9 of it.
  */
 static inline double conform_product(mpt_dtype_t compute)
 {
-    return compute == MPT_F16 ? 0x1p-16 : 0;
+    return compute == MPT_F16 ? 0x1p-16 : compute == MPT_TF32 ? 0x1p-18 : 0;
+}
+
+/* Additions that one product may take: three of two terms' products. FP16's larger error of a product has room for them. */
+static inline int conform_additions(mpt_dtype_t compute)
+{
+    return compute == MPT_TF32 ? 3 : 1;
 }
 
 /*
- * What flushing costs: 16-bit dot products of the hardware take BF16 subnormals, and sums below FP32's
+ * What flushing costs: 16-bit dot products of the hardware, TF32's terms among them, take BF16 subnormals, and sums below FP32's
  * smallest normal number, as zero. `n` terms whose factors are at most `largest`.
  */
 static inline double conform_floor(mpt_dtype_t compute, int64_t n, double largest)

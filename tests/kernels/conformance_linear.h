@@ -2,7 +2,7 @@
  * Conformance cases of the three products. Shape n: rows, in, out.
  *
  * Slack of a sum of K products of absolute sum A: (K + 3) u A in FP32, in any order, plus the product's own
- * error (see conform_product). A is computed by running the oracle on absolute values. GELU: the tanh is off
+ * error (see conform_product); in TF32, whose factors the exact run has rounded, 3 K for K (conform_additions). A is computed by running the oracle on absolute values. GELU: the tanh is off
  * by a few u absolutely, so gelu(p) by 8 u |p|, and its slope by 8 u (1 + |p| w'), w' the derivative of
  * tanh's argument.
  */
@@ -67,7 +67,7 @@ static void linear_slack(conform_case_t *c, int index, int64_t terms, int a, int
     double floor = conform_floor(c->compute, terms, linear_largest(c, a) + linear_largest(c, b));
     for (int64_t i = 0; i < c->array[index].count; i++)
         c->array[index].slack[i] =
-            ((double)(terms + 3) * CONFORM_U32 + product) * magnitude[i] + floor;
+            ((double)(terms * conform_additions(c->compute) + 3) * CONFORM_U32 + product) * magnitude[i] + floor;
     free(magnitude);
 }
 
@@ -102,6 +102,7 @@ static conform_case_t linear_case(const char *op, mpt_dtype_t compute, const int
 /* The factors' contents. Tiny: subnormal in FP16, which must not get lost; huge: sums overflow FP16. */
 static void linear_fill(conform_case_t *c, int a, int b)
 {
+    c->array[a].factor = c->array[b].factor = 1;
     double scale = c->variant & LINEAR_TINY ? 0x1p-15 : c->variant & LINEAR_HUGE ? 300 : 2;
     conform_fill(c, a, 0, scale);
     conform_fill(c, b, 0, c->variant & LINEAR_HUGE ? 300 : 1);
@@ -128,14 +129,14 @@ static mpt_status_t linear_forward_call(mpt_kernels_t *k, const conform_case_t *
                               .bias = data[FORWARD_BIAS],
                               .pre = data[FORWARD_PRE],
                               .y = data[FORWARD_Y],
-                              .y_dtype =
-                                  c->variant & LINEAR_WIDE ? mpt_dtype_wide(compute) : compute};
+                              .y_dtype = c->variant & LINEAR_WIDE ? mpt_dtype_wide(compute)
+                                                                  : mpt_dtype_memory(compute)};
     return mpt_linear_forward(k, &a, NULL);
 }
 
 static void linear_forward_expect(conform_case_t *c)
 {
-    conform_want_twin(c);
+    conform_want_twin(c, -1);
     int sums = c->variant & LINEAR_PRE ? FORWARD_PRE : FORWARD_Y;
     linear_slack(c, sums, c->n[1] + 1, FORWARD_X, FORWARD_W, conform_product(c->compute));
 }
@@ -195,7 +196,7 @@ static mpt_status_t linear_input_call(mpt_kernels_t *k, const conform_case_t *c,
 
 static void linear_input_expect(conform_case_t *c)
 {
-    conform_want_twin(c);
+    conform_want_twin(c, -1);
     linear_slack(c, INPUT_DX, c->n[2], INPUT_DY, INPUT_W, conform_product(c->compute));
     if (!(c->variant & LINEAR_PRE))
         return;
@@ -248,10 +249,13 @@ static mpt_status_t linear_weight_call(mpt_kernels_t *k, const conform_case_t *c
 
 static void linear_weight_expect(conform_case_t *c)
 {
-    conform_want_twin(c);
+    conform_want_twin(c, WEIGHT_DW);
     linear_slack(c, WEIGHT_DW, c->n[0] + 1, WEIGHT_DY, WEIGHT_X, conform_product(c->compute));
-    if (c->variant & LINEAR_BIAS)
-        linear_slack(c, WEIGHT_DBIAS, c->n[0] + 1, WEIGHT_DY, WEIGHT_DY, 0);
+    if (!(c->variant & LINEAR_BIAS))
+        return;
+    c->array[WEIGHT_DY].factor = 0; /* the bias's gradient adds up dy as it is */
+    conform_want_twin(c, WEIGHT_DBIAS);
+    linear_slack(c, WEIGHT_DBIAS, c->n[0] + 1, WEIGHT_DY, WEIGHT_DY, 0);
 }
 
 static void linear_weight_case(conform_context_t *x, const conform_target_t *targets,

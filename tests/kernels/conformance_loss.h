@@ -60,7 +60,7 @@ static void loss_row_slack(conform_case_t *c, int64_t row)
 
 static void loss_expect(conform_case_t *c)
 {
-    conform_want_twin(c);
+    conform_want_twin(c, -1);
     for (int64_t row = 0; row < c->n[0]; row++)
         loss_row_slack(c, row);
 }

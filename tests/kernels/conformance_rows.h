@@ -106,7 +106,7 @@ static mpt_status_t embed_backward_call(mpt_kernels_t *k, const conform_case_t *
 static void embed_backward_expect(conform_case_t *c)
 {
     void *data[CONFORM_ARRAYS];
-    conform_want_twin(c);
+    conform_want_twin(c, -1);
     conform_twin_begin(c, 1, data);
     conform_oracle_call(c, MPT_F64, data);
     for (int index = EMBED_DWTE; index <= EMBED_DWPE; index++)
@@ -238,7 +238,7 @@ static void norm_forward_expect(conform_case_t *c)
         data[NORM_DELTA_IN] = NULL;
     }
     conform_oracle_call(c, MPT_F64, data);
-    conform_want(c, data);
+    conform_want(c, data, -1);
     for (int64_t row = 0; row < c->n[0]; row++)
         norm_forward_row_slack(c, data[NORM_X], row);
     conform_twin_end(data);
@@ -348,7 +348,7 @@ static void norm_backward_row_slack(conform_case_t *c, int64_t row)
 
 static void norm_backward_expect(conform_case_t *c)
 {
-    conform_want_twin(c);
+    conform_want_twin(c, -1);
     for (int64_t d = 0; d < c->n[1]; d++) {
         c->array[BACK_DGAMMA].slack[d] = 2 * CONFORM_U32 * fabs(conform_input(c, BACK_DGAMMA, d));
         c->array[BACK_DBETA].slack[d] = 2 * CONFORM_U32 * fabs(conform_input(c, BACK_DBETA, d));

@@ -52,7 +52,7 @@ static void run_op(void **state)
     selection_t s;
     select_targets(&s, "");
     conform_open(&x);
-    for (int i = 0; i < CONFORM_COMPUTE_COUNT; i++)
+    for (int i = 0; i < conform_compute_count(op); i++)
         op->run(&x, s.targets, s.target_count, conform_computes[i]);
     conform_close(&x);
     assert_true(x.cases > 0);
@@ -119,7 +119,7 @@ static int report_op(const conform_op_t *op, const selection_t *s)
 {
     int failures = 0;
     for (int i = 0; i < s->target_count; i++)
-        for (int j = 0; j < CONFORM_COMPUTE_COUNT; j++)
+        for (int j = 0; j < conform_compute_count(op); j++)
             failures += report(op, &s->targets[i], conform_computes[j]);
     return failures;
 }

@@ -98,9 +98,10 @@ static mpt_status_t of_changed_x(mpt_kernels_t *k, const mpt_linear_forward_t *a
                                  double (*change)(double x))
 {
     int64_t count = a->rows * a->in;
-    void *x = conform_alloc((size_t)count * mpt_dtype_bytes(a->compute));
+    mpt_dtype_t dtype = mpt_dtype_memory(a->compute);
+    void *x = conform_alloc((size_t)count * mpt_dtype_bytes(dtype));
     for (int64_t i = 0; i < count; i++)
-        mpt_store(x, a->compute, i, change(mpt_load(a->x, a->compute, i)));
+        mpt_store(x, dtype, i, change(mpt_load(a->x, dtype, i)));
     mpt_linear_forward_t changed = *a;
     changed.x = x;
     mpt_status_t status = ref()->linear_forward(k, &changed, s);
@@ -128,6 +129,26 @@ static mpt_status_t hides_non_finite_values(mpt_kernels_t *k, const mpt_linear_f
                                             mpt_stream_t *s)
 {
     return of_changed_x(k, a, s, hide_non_finite);
+}
+
+/* TF32 without its rounding, and with another. */
+static mpt_status_t multiplies_fp32_for_tf32(mpt_kernels_t *k, const mpt_linear_forward_t *a,
+                                             mpt_stream_t *s)
+{
+    mpt_linear_forward_t wide = *a;
+    wide.compute = MPT_F32;
+    return ref()->linear_forward(k, &wide, s);
+}
+
+static double cut_to_tf32(double x)
+{
+    return (double)mpt_f32_from_bits(mpt_f32_bits((float)x) & ~0x1fffu);
+}
+
+static mpt_status_t truncates_to_tf32(mpt_kernels_t *k, const mpt_linear_forward_t *a,
+                                      mpt_stream_t *s)
+{
+    return of_changed_x(k, a, s, cut_to_tf32);
 }
 
 static mpt_status_t depends_on_the_threads(mpt_kernels_t *k, const mpt_linear_forward_t *a,
@@ -207,6 +228,8 @@ INSTALL(linear_forward, truncates)
 INSTALL(linear_forward, takes_gelu_of_the_unrounded)
 INSTALL(linear_forward, flushes_fp16_subnormals)
 INSTALL(linear_forward, hides_non_finite_values)
+INSTALL(linear_forward, multiplies_fp32_for_tf32)
+INSTALL(linear_forward, truncates_to_tf32)
 INSTALL(linear_forward, depends_on_the_threads)
 INSTALL(linear_forward, changes_an_input)
 INSTALL(linear_forward, reads_past_an_input)
@@ -246,6 +269,11 @@ static void run_forward_special(conform_context_t *x, const conform_target_t *t)
     linear_forward_case(x, t, 1, MPT_F32, mutant_shape, LINEAR_SPECIAL | LINEAR_BIAS);
 }
 
+static void run_forward_tf32(conform_context_t *x, const conform_target_t *t)
+{
+    linear_forward_case(x, t, 1, MPT_TF32, mutant_shape, LINEAR_BIAS);
+}
+
 /* ---- faults of the others ---------------------------------------------------------------------------- */
 
 static mpt_status_t overwrites_the_gradient(mpt_kernels_t *k, const mpt_linear_backward_weight_t *a,
@@ -255,6 +283,28 @@ static mpt_status_t overwrites_the_gradient(mpt_kernels_t *k, const mpt_linear_b
     return ref()->linear_backward_weight(k, a, s);
 }
 INSTALL(linear_backward_weight, overwrites_the_gradient)
+
+/* All of dy, not only where it multiplies. */
+static mpt_status_t rounds_bias_gradients_to_tf32(mpt_kernels_t *k,
+                                                  const mpt_linear_backward_weight_t *a,
+                                                  mpt_stream_t *s)
+{
+    int64_t count = a->rows * a->out;
+    float *dy = conform_alloc((size_t)count * sizeof *dy);
+    for (int64_t i = 0; i < count; i++)
+        dy[i] = mpt_round_tf32(((const float *)a->dy)[i]);
+    mpt_linear_backward_weight_t rounded = *a;
+    rounded.dy = dy;
+    mpt_status_t status = ref()->linear_backward_weight(k, &rounded, s);
+    free(dy);
+    return status;
+}
+INSTALL(linear_backward_weight, rounds_bias_gradients_to_tf32)
+
+static void run_weight_tf32(conform_context_t *x, const conform_target_t *t)
+{
+    linear_weight_case(x, t, 1, MPT_TF32, mutant_shape, LINEAR_BIAS);
+}
 
 static void run_weight(conform_context_t *x, const conform_target_t *t)
 {
@@ -600,6 +650,8 @@ static const mutant_t mutants[] = {
     MUTANT(takes_gelu_of_the_unrounded, run_forward_pre),
     MUTANT(flushes_fp16_subnormals, run_forward_tiny),
     MUTANT(hides_non_finite_values, run_forward_special),
+    MUTANT(multiplies_fp32_for_tf32, run_forward_tf32),
+    MUTANT(truncates_to_tf32, run_forward_tf32),
     MUTANT(depends_on_the_threads, run_forward),
     MUTANT(depends_on_the_scratch, run_forward),
     MUTANT(overruns_the_scratch, run_forward),
@@ -607,6 +659,7 @@ static const mutant_t mutants[] = {
     MUTANT(reads_past_an_input, run_forward),
     MUTANT(sums_in_bf16, run_forward),
     MUTANT(overwrites_the_gradient, run_weight),
+    MUTANT(rounds_bias_gradients_to_tf32, run_weight_tf32),
     MUTANT(forgets_the_gelu_slope, run_input),
     MUTANT(mixes_up_heads, run_attention),
     MUTANT(masks_one_key_too_many, run_attention),
