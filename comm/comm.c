@@ -33,10 +33,18 @@ size_t mpt_comm_scratch_bytes(const char *backend, int ranks)
     return ops ? ops->scratch_bytes(ranks) : 0;
 }
 
-size_t mpt_comm_own_bytes(const char *backend, int ranks)
+size_t mpt_comm_own_bytes(const char *backend, int ranks, int local_ranks)
 {
     const mpt_comm_ops_t *ops = find_backend(backend);
-    return ops ? ops->own_bytes(ranks) : 0;
+    return ops ? ops->own_bytes(ranks, local_ranks) : 0;
+}
+
+size_t mpt_comm_child_bytes(const char *backend, int count, int local_count)
+{
+    const mpt_comm_ops_t *ops = find_backend(backend);
+    if (ops && ops->child_kind)
+        ops = ops->child_kind(count, local_count);
+    return ops ? ops->scratch_bytes(count) + ops->own_bytes(count, local_count) : 0;
 }
 
 /* ---- create, split, destroy --------------------------------------------------------------------
@@ -138,6 +146,7 @@ static mpt_status_t child_prepare(mpt_comm_t *comm, const int *members, int coun
         return mpt_log_no_memory(comm->log, (size_t)count * sizeof *child->world + scratch_bytes,
                                  "a communicator's scratch");
     child->scratch = child->own_scratch;
+    child->held_bytes = scratch_bytes;
     for (int i = 0; i < count; i++) {
         child->world[i] = mpt_comm_world_rank(comm, members[i]);
         if (members[i] == comm->rank)

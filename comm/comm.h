@@ -33,7 +33,8 @@ typedef struct mpt_comm mpt_comm_t;
 typedef struct mpt_comm_ops {
     const char *name;
     size_t (*scratch_bytes)(int ranks);       /* given by the caller as `scratch` */
-    size_t (*own_bytes)(int ranks);           /* allocated by the backend itself at create */
+    /* Allocated by the backend itself at create; local_ranks: how many ranks a host holds. */
+    size_t (*own_bytes)(int ranks, int local_ranks);
     mpt_status_t (*create)(mpt_comm_t *comm); /* all fields but impl are set */
     void (*destroy)(mpt_comm_t *comm);
     mpt_status_t (*reduce_scatter)(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
@@ -50,8 +51,10 @@ typedef struct mpt_comm_ops {
                          mpt_stream_t *stream);
     mpt_status_t (*recv)(mpt_comm_t *comm, void *buffer, size_t bytes, int peer,
                          mpt_stream_t *stream);
-    /* The backend of a child with these members, `count` of them; NULL: always the parent's own. */
+    /* The backend of a child with these members, `count` of them, and of one of `count` of which every host holds `local`, consecutive
+     * ones. NULL, both: always the parent's own. */
     const struct mpt_comm_ops *(*child_ops)(const mpt_comm_t *comm, const int *members, int count);
+    const struct mpt_comm_ops *(*child_kind)(int count, int local);
     /* Like create, for `child`, whose fields comm.c has set; members[r] is the rank in `comm` of the child's
      * rank r. Called by every rank of `comm`; child and members are NULL where color < 0. */
     mpt_status_t (*split)(mpt_comm_t *comm, int color, const int *members, mpt_comm_t *child);
@@ -91,6 +94,7 @@ struct mpt_comm {
     mpt_comm_t *parent; /* of a child: borrowed, outlives it */
     int *world;     /* rank r's number in the communicator that was split first; NULL: r itself */
     void *own_scratch; /* of a child, freed with it */
+    size_t held_bytes; /* what it has allocated itself: of the backend, counted where it is allocated, and own_scratch */
     mpt_comm_t *whole; /* the communicator that this one is an inner part of and that speaks for it, or NULL */
     /* Called now and then while a call waits: what fails here fails the call. NULL: nothing to look after. */
     mpt_status_t (*idle)(mpt_comm_t *comm);
@@ -112,8 +116,12 @@ typedef struct mpt_comm_params {
 const char *mpt_comm_choose(const mpt_boot_t *boot);
 /** Scratch of a backend. Pure. */
 size_t mpt_comm_scratch_bytes(const char *backend, int ranks);
-/** What a backend allocates itself for one rank beside the scratch (shm: flags and staging in a memfd). Pure. */
-size_t mpt_comm_own_bytes(const char *backend, int ranks);
+/** What a backend allocates itself for one rank beside the scratch (shm: flags, slots and staging in a memfd; mpi: its tables), where a host
+ *  holds `local_ranks` ranks: a communicator's held_bytes. Pure. */
+size_t mpt_comm_own_bytes(const char *backend, int ranks, int local_ranks);
+/** held_bytes of a child of `count` ranks, of which every host holds `local_count`, split off a communicator of `backend`: its scratch, and what
+ *  its backend allocates. Pure. */
+size_t mpt_comm_child_bytes(const char *backend, int count, int local_count);
 /** Create. Collective over the boot's ranks. @return MPT_OK; MPT_ERR_INVALID_ARG (unknown backend, or one that
  *  does not serve this boot); MPT_ERR_NO_MEMORY; MPT_ERR_COMM. */
 mpt_status_t mpt_comm_create(const mpt_comm_params_t *params, mpt_comm_t **comm_p);

@@ -21,14 +21,16 @@ static size_t hier_scratch_bytes(int ranks)
     return mpt_min_bytes(MAX_SCRATCH_BYTES, BLOCKS * MAX_BLOCK_BYTES * (size_t)(ranks / 2));
 }
 
-/* For as few and large hosts as `ranks` allows: smaller ones take less. */
-static size_t hier_own_bytes(int ranks)
+/* What hier_alloc allocates. */
+static size_t table_bytes(int ranks, int local_ranks)
 {
-    int local = 2;
-    while (2 * local <= ranks / 2)
-        local *= 2;
-    return sizeof(hier_t) + (size_t)local * sizeof(int) + (size_t)ranks / 2 * sizeof(void *) +
-           mpt_comm_mpi.own_bytes(ranks) + mpt_comm_shm.own_bytes(local);
+    return sizeof(hier_t) + (size_t)local_ranks * sizeof(int) + (size_t)(ranks / local_ranks) * sizeof(void *);
+}
+
+static size_t hier_own_bytes(int ranks, int local_ranks)
+{
+    return table_bytes(ranks, local_ranks) + mpt_comm_mpi.own_bytes(ranks, local_ranks) +
+           mpt_comm_shm.own_bytes(local_ranks, local_ranks);
 }
 
 /* ---- giving up together -------------------------------------------------------------------------- */
@@ -189,6 +191,7 @@ static mpt_status_t open_local(mpt_comm_t *comm)
     mpt_status_t status = mpt_comm_shm.create(&hier->local);
     hier->has_local = status == MPT_OK;
     status = mpt_comm_agree(&hier->world, status);
+    comm->held_bytes += table_bytes(comm->ranks, hier->local_ranks) + hier->world.held_bytes + hier->local.held_bytes;
     if (!status)
         return MPT_OK;
     comm->failed = status == MPT_ERR_COMM; /* freeing MPI's communicators would need everyone */
@@ -267,15 +270,21 @@ static int on_one_host(const int *hosts, int count)
     return 1;
 }
 
+/* Every host holds a power of two of consecutive ranks, for all members on one host all; local: 0 where members lie otherwise. */
+static const mpt_comm_ops_t *hier_child_kind(int count, int local)
+{
+    if (count == 1)
+        return &mpt_comm_self;
+    if (local == count)
+        return &mpt_comm_shm;
+    return local > 1 ? &mpt_comm_hier : &mpt_comm_mpi;
+}
+
 static const mpt_comm_ops_t *hier_child_ops(const mpt_comm_t *comm, const int *members, int count)
 {
     int hosts[MPT_COMM_MAX_RANKS];
     find_hosts(comm, members, count, hosts);
-    if (count == 1)
-        return &mpt_comm_self;
-    if (on_one_host(hosts, count))
-        return &mpt_comm_shm;
-    return mpt_comm_even_hosts(hosts, count) ? &mpt_comm_hier : &mpt_comm_mpi;
+    return hier_child_kind(count, on_one_host(hosts, count) ? count : mpt_comm_even_hosts(hosts, count));
 }
 
 /* Room for a hier child, before anyone waits for it. */
@@ -373,6 +382,7 @@ const mpt_comm_ops_t mpt_comm_hier = {
     .send = mpt_hier_send,
     .recv = mpt_hier_recv,
     .child_ops = hier_child_ops,
+    .child_kind = hier_child_kind,
     .split = hier_split,
     .poll = hier_poll,
     .abort = hier_abort,

@@ -23,8 +23,9 @@ static size_t mpi_scratch_bytes(int ranks)
 }
 
 /* Requests, peers and sources: the tables below. MPI's own buffers are its business. */
-static size_t mpi_own_bytes(int ranks)
+static size_t mpi_own_bytes(int ranks, int local_ranks)
 {
+    (void)local_ranks;
     size_t each = 4 * sizeof(MPI_Request) + 6 * sizeof(int) + 4 * sizeof(size_t) +
                   2 * sizeof(MPI_Status) + sizeof(MPI_Request) + sizeof(void *) + 1;
     return sizeof(mpi_t) + (size_t)ranks * each;
@@ -47,28 +48,35 @@ static void mpi_free(mpi_t *mpi)
     free(mpi);
 }
 
-static int batch_alloc(mpi_batch_t *batch, size_t messages)
+/* Zeroed, and counted. */
+static void *take(size_t *held_p, size_t count, size_t each)
 {
-    batch->requests = calloc(messages, sizeof *batch->requests);
-    batch->peers = calloc(messages, sizeof *batch->peers);
-    batch->awaited = calloc(messages, sizeof *batch->awaited);
+    *held_p += count * each;
+    return calloc(count, each);
+}
+
+static int batch_alloc(mpi_batch_t *batch, size_t messages, size_t *held_p)
+{
+    batch->requests = take(held_p, messages, sizeof *batch->requests);
+    batch->peers = take(held_p, messages, sizeof *batch->peers);
+    batch->awaited = take(held_p, messages, sizeof *batch->awaited);
     return batch->requests && batch->peers && batch->awaited;
 }
 
-static mpi_t *mpi_alloc(int ranks)
+static mpi_t *mpi_alloc(int ranks, size_t *held_p)
 {
-    size_t n = (size_t)ranks;
-    mpi_t *mpi = calloc(1, sizeof *mpi);
+    size_t n = (size_t)ranks, held = 0;
+    mpi_t *mpi = take(&held, 1, sizeof *mpi);
     if (!mpi)
         return NULL;
     mpi->data = mpi->alarm = MPI_COMM_NULL;
     mpi->block = block_bytes(ranks);
-    int got_batches = batch_alloc(&mpi->batches[0], 2 * n) && batch_alloc(&mpi->batches[1], 2 * n);
-    mpi->indices = calloc(2 * n, sizeof *mpi->indices);
-    mpi->statuses = calloc(2 * n, sizeof *mpi->statuses);
-    mpi->alarms = calloc(n, sizeof *mpi->alarms);
-    mpi->sources = calloc(n, sizeof *mpi->sources);
-    mpi->missing = calloc(n, 1);
+    int got_batches = batch_alloc(&mpi->batches[0], 2 * n, &held) && batch_alloc(&mpi->batches[1], 2 * n, &held);
+    mpi->indices = take(&held, 2 * n, sizeof *mpi->indices);
+    mpi->statuses = take(&held, 2 * n, sizeof *mpi->statuses);
+    mpi->alarms = take(&held, n, sizeof *mpi->alarms);
+    mpi->sources = take(&held, n, sizeof *mpi->sources);
+    mpi->missing = take(&held, n, 1);
     if (!got_batches || !mpi->indices || !mpi->statuses || !mpi->alarms || !mpi->sources ||
         !mpi->missing) {
         mpi_free(mpi);
@@ -76,6 +84,7 @@ static mpi_t *mpi_alloc(int ranks)
     }
     for (int r = 0; r < ranks; r++)
         mpi->alarms[r] = MPI_REQUEST_NULL;
+    *held_p = held;
     return mpi;
 }
 
@@ -91,7 +100,8 @@ static mpt_status_t mpi_error(const mpt_comm_t *comm, int error)
 /* Finish a communicator whose `data` is set. Every rank of it learns whether all had memory. */
 static mpt_status_t set_up(mpt_comm_t *comm, MPI_Comm data)
 {
-    mpi_t *mpi = mpi_alloc(comm->ranks);
+    size_t held = 0;
+    mpi_t *mpi = mpi_alloc(comm->ranks, &held);
     int status = mpi ? MPT_OK : MPT_ERR_NO_MEMORY;
     MPI_Comm alarm = MPI_COMM_NULL;
     if (!mpi)
@@ -110,6 +120,7 @@ static mpt_status_t set_up(mpt_comm_t *comm, MPI_Comm data)
     mpi->data = data;
     mpi->alarm = alarm;
     comm->impl = mpi;
+    comm->held_bytes += held;
     return MPT_OK;
 }
 

@@ -5,9 +5,15 @@
 #include "backends.h"
 #include "numeric.h"
 
-static size_t self_bytes(int ranks)
+static size_t self_scratch_bytes(int ranks)
 {
     (void)ranks;
+    return 0;
+}
+
+static size_t self_own_bytes(int ranks, int local_ranks)
+{
+    (void)ranks, (void)local_ranks;
     return 0;
 }
 
@@ -101,8 +107,8 @@ static void self_deregister(mpt_comm_t *comm, void *handle)
 
 const mpt_comm_ops_t mpt_comm_self = {
     .name = "self",
-    .scratch_bytes = self_bytes,
-    .own_bytes = self_bytes,
+    .scratch_bytes = self_scratch_bytes,
+    .own_bytes = self_own_bytes,
     .create = self_create,
     .destroy = self_destroy,
     .reduce_scatter = self_reduce_scatter,

@@ -45,9 +45,15 @@ static size_t stage_offset(int ranks)
     return round_up(rings_offset(ranks) + rings, 4096);
 }
 
-static size_t shm_own_bytes(int ranks)
+static size_t segment_bytes(int ranks)
 {
     return stage_offset(ranks) + 2 * SHM_HALF_BYTES;
+}
+
+static size_t shm_own_bytes(int ranks, int local_ranks)
+{
+    (void)local_ranks;
+    return segment_bytes(ranks);
 }
 
 static size_t shm_scratch_bytes(int ranks)
@@ -128,7 +134,7 @@ static shm_t *shm_alloc(int ranks, int one_process)
     shm_t *shm = calloc(1, sizeof *shm);
     if (!shm)
         return NULL;
-    shm->segment_bytes = shm_own_bytes(ranks);
+    shm->segment_bytes = segment_bytes(ranks);
     shm->ring_bytes = ring_bytes_for(ranks);
     shm->one_process = one_process;
     shm->segments = calloc(n, sizeof *shm->segments);
@@ -297,6 +303,7 @@ static mpt_status_t create_over(mpt_comm_t *comm, mpt_boot_t *boot)
         close(setup.segment_fd);
     if (!status) {
         shm->spoken = &mpt_shm_head(shm, 0)->spoken;
+        comm->held_bytes += shm->segment_bytes;
         fault_in_slots(comm);
         shm = NULL; /* comm's now */
         goto done;

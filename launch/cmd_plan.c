@@ -40,6 +40,20 @@ static void print_precisions(const mpt_plan_t *plan)
                plan->precision[i].output, plan->precision[i].gradient);
 }
 
+/* What the bytes depend on that the config does not say. */
+static void print_assumed(const mpt_plan_t *plan)
+{
+    if (plan->ranks == 1)
+        return;
+    if (plan->hosts == 0)
+        printf("assumed: communication by %s, on any number of hosts\n", plan->comm);
+    else if (plan->hosts == 1)
+        printf("assumed: one host, communication by %s; MPT_COMM=hier or mpi plans for several\n", plan->comm);
+    else
+        printf("assumed: %d hosts of %d ranks, communication by %s\n", plan->hosts, plan->ranks / plan->hosts,
+               plan->comm);
+}
+
 static void print_tables(const mpt_plan_t *plan)
 {
     printf("%s parameters (%lld; padded %lld), %s, gradients on the wire %s\n",
@@ -49,6 +63,7 @@ static void print_tables(const mpt_plan_t *plan)
            plan->ranks, plan->ranks > 1 ? "s" : "", plan->threads, plan->threads > 1 ? "s" : "",
            plan->isa, plan->shard, (long long)plan->tokens_per_step, (long long)plan->micro_steps,
            plan->micro_steps > 1 ? "s" : "");
+    print_assumed(plan);
     printf("compute-optimal training: %s tokens (20 a parameter, Hoffmann et al. 2022), %s steps\n",
            mpt_format_si(plan->chinchilla_tokens).s,
            mpt_format_si(plan->chinchilla_tokens / (double)plan->tokens_per_step).s);
@@ -110,6 +125,8 @@ static void print_json(const mpt_plan_t *plan, const wanted_t *wanted,
     mpt_json_int(&json, "ranks", plan->ranks);
     mpt_json_int(&json, "threads", plan->threads);
     mpt_json_text(&json, "isa", plan->isa);
+    mpt_json_text(&json, "comm", plan->comm);
+    mpt_json_int(&json, "hosts", plan->hosts);
     mpt_json_text(&json, "compute", plan->compute);
     mpt_json_text(&json, "reduce", plan->reduce);
     mpt_json_text(&json, "shard", plan->shard);
@@ -173,8 +190,7 @@ int mpt_cmd_plan(int argc, char **argv)
         .arguments = "model.cfg",
         .about =
             "Compute every byte a rank will hold, under each shard mode, the FLOPs of a step and "
-            "the precision\nof each operation, from the config alone. A run's arenas are exactly "
-            "these bytes.",
+            "the precision\nof each operation, from the config alone. A run holds exactly these bytes.",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),
         .min_arguments = 1,

@@ -7,7 +7,7 @@
 /* Rows in the order that people look for them; uses that are not here follow. */
 static const char *const known_uses[] = {"weights",      "packed",    "masters",   "moments",     "ema",
                                          "accumulators", "gradients", "activations", "scratch",
-                                         "comm",         "snapshot",  "data"};
+                                         "comm",         "communicators", "snapshot", "data"};
 
 static void add_use(const char **uses, int *count_p, const char *use)
 {

@@ -84,6 +84,7 @@ static void print_levers(const mpt_plan_t *plan)
         {"packed", "none with train.pack_weights = off", 0},
         {"snapshot", "none with checkpoint.async = false", 0},
         {"comm", "lower train.val_batches, or take fewer ranks", 0},
+        {"communicators", "none for one rank alone", 0},
         {"data", "lower train.global_batch", 0},
     };
     const int count = sizeof(shares) / sizeof(shares[0]);
@@ -91,7 +92,7 @@ static void print_levers(const mpt_plan_t *plan)
         shares[i].bytes = mpt_plan_use(plan, shares[i].name);
     qsort(shares, (size_t)count, sizeof(shares[0]), more_bytes);
     for (int i = 0; i < 3 && shares[i].bytes > 0; i++)
-        printf("  %-12s %12s   %s\n", shares[i].name, mpt_format_bytes((double)shares[i].bytes).s,
+        printf("  %-13s %12s   %s\n", shares[i].name, mpt_format_bytes((double)shares[i].bytes).s,
                shares[i].advice);
 }
 

@@ -6,6 +6,7 @@
 #include "checkpoint.h"
 #include "comm.h"
 #include "consensus.h"
+#include "replica.h"
 
 mpt_gpt2_shape_t mpt_memory_shape(const mpt_config_t *config)
 {
@@ -102,12 +103,35 @@ static void cut_data(mpt_memory_t *memory, const mpt_memory_params_t *params, mp
                                      (1 + sums) * (size_t)(1 + params->ranks) * sizeof(double));
 }
 
+mpt_record_fold_t mpt_memory_fold(const mpt_memory_t *memory)
+{
+    return (mpt_record_fold_t){.ranks = memory->layout.ranks,
+                               .group = memory->layout.group,
+                               .replicas = mpt_replica_sets(&memory->layout, memory->state.params.shard)};
+}
+
+/* All ranks; under hsdp the ranks of a copy, consecutive ones, and those that hold the same slice; what the consensus splits off. */
+static size_t comm_own_bytes(const mpt_memory_t *memory, const mpt_memory_params_t *params)
+{
+    const char *backend = params->comm_backend;
+    int ranks = params->ranks, local = params->local_ranks > 0 ? params->local_ranks : ranks;
+    int group = memory->layout.group;
+    const mpt_record_fold_t fold = mpt_memory_fold(memory);
+    size_t bytes = mpt_comm_own_bytes(backend, ranks, local) +
+                   mpt_consensus_split_bytes(backend, &fold, local, MPT_CONSENSUS_FOLD_ABOVE);
+    if (memory->state.params.shard != MPT_SHARD_HSDP)
+        return bytes;
+    return bytes + mpt_comm_child_bytes(backend, group, group < local ? group : local) +
+           mpt_comm_child_bytes(backend, ranks / group, group < local ? local / group : 1);
+}
+
 static void cut_comm(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt_arena_t *arena)
 {
     memory->comm_scratch =
         mpt_arena_cut(arena, MPT_USE_COMM, mpt_comm_scratch_bytes(params->comm_backend, params->ranks));
     memory->consensus = mpt_arena_cut(arena, MPT_USE_COMM, mpt_consensus_bytes(params->ranks));
     memory->votes = mpt_arena_cut(arena, MPT_USE_COMM, (size_t)params->ranks);
+    memory->comm_own_bytes = comm_own_bytes(memory, params);
 }
 
 static void cut_snapshot(mpt_memory_t *memory, const mpt_memory_params_t *params, mpt_arena_t *arena)

@@ -22,10 +22,12 @@ static void open_log(local_log_t *local, void (*log)(void *, mpt_log_severity_t,
                              .ctx = &local->target};
 }
 
-static void fill_memory(mpt_plan_t *plan, const mpt_arena_t *a, const mpt_arena_t *b)
+static void fill_memory(mpt_plan_t *plan, const mpt_arena_t *a, const mpt_arena_t *b, size_t communicators)
 {
     for (int u = 0; u < MPT_USE_COUNT; u++) {
         int64_t bytes = (int64_t)(a->bytes_by_use[u] + b->bytes_by_use[u]);
+        if (u == MPT_USE_COMMUNICATORS)
+            bytes += (int64_t)communicators;
         if (bytes == 0)
             continue;
         plan->memory[plan->memory_rows].use = mpt_use_name((mpt_use_t)u);
@@ -76,6 +78,8 @@ static mpt_status_t fill_plan(mpt_plan_t *plan, const mpt_config_t *config, cons
     plan->padded_parameters = memory.layout.total;
     plan->ranks = params->ranks;
     plan->threads = params->threads;
+    plan->comm = params->comm_backend;
+    plan->hosts = strcmp(plan->comm, "mpi") == 0 ? 0 : params->ranks / params->local_ranks;
     plan->compute = mpt_dtype_name(config->precision.compute);
     plan->reduce = mpt_dtype_name(config->precision.reduce);
     plan->shard = shards[config->parallel.shard];
@@ -84,7 +88,7 @@ static mpt_status_t fill_plan(mpt_plan_t *plan, const mpt_config_t *config, cons
     plan->micro_steps = mpt_memory_micro_steps(config, params->ranks);
     plan->chinchilla_tokens = 20.0 * (double)plan->parameters;
     fill_parallel(plan, config);
-    fill_memory(plan, &private_count, &peer_count);
+    fill_memory(plan, &private_count, &peer_count, memory.comm_own_bytes);
     fill_precision(plan, config->precision.compute, config->precision.reduce);
     mpt_gpt2_flops(&memory.model.shape, plan->parameters, &plan->flops_6nd_per_token,
                    &plan->flops_model_per_token, &plan->flops_causal_per_token);
@@ -92,7 +96,44 @@ static mpt_status_t fill_plan(mpt_plan_t *plan, const mpt_config_t *config, cons
     return MPT_OK;
 }
 
-/* What a run of `ranks` ranks on one host would choose, with this environment. */
+/* A backend's own name, which outlives the environment. NULL: MPT_COMM has another. */
+static const char *comm_of(const mpt_environment_t *env, int ranks)
+{
+    static const char *const names[] = {"self", "mpi", "shm", "hier"};
+    if (env->comm[0] == '\0')
+        return ranks == 1 ? "self" : "shm";
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(env->comm, names[i]) == 0)
+            return names[i];
+    return NULL;
+}
+
+/* Ranks of a host: all, but under hier the largest power of two of which there are two hosts or more. 0: there are none. */
+static int local_ranks_of(const char *comm, int ranks)
+{
+    int local = 0;
+    if (strcmp(comm, "hier") != 0)
+        return ranks;
+    for (int l = 2; 2 * l <= ranks && ranks % l == 0; l *= 2)
+        local = l;
+    return local;
+}
+
+static mpt_status_t fill_comm(mpt_memory_params_t *params, const mpt_environment_t *env, const mpt_log_t *log)
+{
+    params->comm_backend = comm_of(env, params->ranks);
+    if (params->comm_backend == NULL) {
+        mpt_log_error(log, "MPT_COMM=%s: not one of self, mpi, shm, hier", env->comm);
+        return MPT_ERR_CONFIG;
+    }
+    params->local_ranks = local_ranks_of(params->comm_backend, params->ranks);
+    if (params->local_ranks > 0)
+        return MPT_OK;
+    mpt_log_error(log, "MPT_COMM=hier: %d ranks make no two hosts of 2, 4, 8 .. ranks each", params->ranks);
+    return MPT_ERR_CONFIG;
+}
+
+/* What a run of `ranks` ranks would choose, with this environment: on one host where it does not say otherwise. */
 static mpt_status_t fill_params(mpt_memory_params_t *params, const mpt_config_t *config, int ranks,
                                 const local_log_t *local)
 {
@@ -102,15 +143,13 @@ static mpt_status_t fill_params(mpt_memory_params_t *params, const mpt_config_t 
                                     .kernel_ops =
                                         mpt_kernels_find(env->kernels[0] != '\0' ? env->kernels : "cpu"),
                                     .threads = config->threads > 0 ? config->threads : mpt_place_share(ranks),
-                                    .ranks = ranks,
-                                    .comm_backend = env->comm[0] != '\0' ? env->comm
-                                                    : ranks == 1          ? "self"
-                                                                          : "shm"};
+                                    .ranks = ranks};
     if (params->kernel_ops == NULL) {
         mpt_log_error(&local->log, "MPT_KERNELS=%s: not one of cpu, ref", env->kernels);
         return MPT_ERR_CONFIG;
     }
-    return mpt_session_isa(env, &local->log, &params->isa);
+    mpt_status_t status = fill_comm(params, env, &local->log);
+    return status == MPT_OK ? mpt_session_isa(env, &local->log, &params->isa) : status;
 }
 
 mpt_status_t mpt_plan(const mpt_config_source_t *source, int ranks, mpt_plan_t *plan_p,

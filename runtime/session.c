@@ -110,6 +110,15 @@ int mpt_session_comms(const mpt_session_t *s, mpt_comm_t *comms[3])
     return count;
 }
 
+int64_t mpt_session_held_bytes(const mpt_session_t *s)
+{
+    mpt_comm_t *comms[3];
+    size_t bytes = s->private_arena.mem.bytes + s->peer_arena.mem.bytes;
+    for (int i = mpt_session_comms(s, comms) - 1; i >= 0; i--)
+        bytes += comms[i]->held_bytes;
+    return (int64_t)(bytes + mpt_consensus_held_bytes(s->consensus));
+}
+
 void mpt_session_traffic(const mpt_session_t *s, mpt_traffic_t *traffic_p)
 {
     mpt_comm_t *comms[3];
@@ -217,7 +226,7 @@ void mpt_session_info(const mpt_session_t *s, mpt_session_info_t *info_p)
         .flops_causal_per_token = s->flops_causal,
         .peak_flops = s->peak_flops,
         .planned_bytes = (int64_t)s->planned_bytes,
-        .arena_bytes = (int64_t)(s->private_arena.mem.bytes + s->peer_arena.mem.bytes),
+        .held_bytes = mpt_session_held_bytes(s),
         .checkpoint_dir = config->checkpoint.dir,
         .log_dir = config->log.dir,
         .metrics_path = s->metrics != NULL ? mpt_metrics_path(s->metrics) : ""};

@@ -86,6 +86,8 @@ struct mpt_session {
 
 /** The session's communicators, children first; returns their number. */
 int mpt_session_comms(const mpt_session_t *session, mpt_comm_t *comms[3]);
+/** Bytes of the arenas, and what the communicators say they hold. */
+int64_t mpt_session_held_bytes(const mpt_session_t *session);
 /** Make every rank's collectives fail soon, on all of the session's communicators, once the one under way has ended. Local. */
 void mpt_session_abort(mpt_session_t *session, const char *reason);
 /** The same by the thread that has the communicators. */

@@ -99,6 +99,7 @@ static mpt_status_t choose_backends(mpt_session_t *s)
     p->ranks = s->boot->ranks;
     p->rank = s->boot->rank;
     p->comm_backend = env->comm[0] != '\0' ? env->comm : mpt_comm_choose(s->boot);
+    p->local_ranks = s->boot->local_ranks;
     p->kernel_ops = mpt_kernels_find(env->kernels[0] != '\0' ? env->kernels : "cpu");
     mpt_status_t agreed = agree_on_isa(s, own, &p->isa);
     return status != MPT_OK ? status : agreed;
@@ -150,10 +151,13 @@ static mpt_status_t check_fits(const mpt_session_t *s)
     }
     if (s->planned_bytes <= granted)
         return MPT_OK;
+    const char *backend = s->memory_params.comm_backend;
+    int several_hosts = s->boot->local_ranks < s->boot->ranks; /* which a plan does not know */
     mpt_log_error(&s->log,
-                  "this run needs %.1f MiB a rank, and MPT_MEMORY=%s grants it %.1f MiB: see what fits with mpt-ddp "
+                  "this run needs %.1f MiB a rank, and MPT_MEMORY=%s grants it %.1f MiB: see what fits with %s%s%smpt-ddp "
                   "plan --ranks %d --memory %s",
                   (double)s->planned_bytes / 0x1p20, s->environment.memory, (double)granted / 0x1p20,
+                  several_hosts ? "MPT_COMM=" : "", several_hosts ? backend : "", several_hosts ? " " : "",
                   s->boot->ranks, s->environment.memory);
     return MPT_ERR_NO_MEMORY;
 }
@@ -168,7 +172,7 @@ static mpt_status_t open_memory(mpt_session_t *s)
     mpt_arena_init_counting(&private_count);
     mpt_arena_init_counting(&peer_count);
     mpt_memory_cut(&s->memory, &s->memory_params, &private_count, &peer_count);
-    s->planned_bytes = private_count.used + peer_count.used;
+    s->planned_bytes = private_count.used + peer_count.used + s->memory.comm_own_bytes;
     status = check_fits(s);
     if (status == MPT_OK)
         status = mpt_arena_init(&s->private_arena, s->device, MPT_MEM_PRIVATE, private_count.used);
@@ -232,9 +236,7 @@ static mpt_status_t open_consensus(mpt_session_t *s)
     return mpt_consensus_create(
         &(mpt_consensus_params_t){
             .comm = s->comm,
-            .fold = {.ranks = layout->ranks,
-                     .group = layout->group,
-                     .replicas = mpt_replica_sets(layout, s->memory.state.params.shard)},
+            .fold = mpt_memory_fold(&s->memory),
             .local_ranks = s->boot->local_ranks,
             .local_rank = s->boot->local_rank,
             .fold_above = MPT_CONSENSUS_FOLD_ABOVE,

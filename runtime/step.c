@@ -248,7 +248,7 @@ static void measure(mpt_step_t *step, mpt_step_result_t *result)
     result->flops_model_per_s = s->flops_palm * result->tokens_per_s;
     result->flops_causal_per_s = s->flops_causal * result->tokens_per_s;
     result->mfu = s->peak_flops > 0.0 ? result->flops_model_per_s / s->peak_flops : 0.0;
-    result->mem_bytes = (int64_t)(s->private_arena.mem.bytes + s->peer_arena.mem.bytes);
+    result->mem_bytes = mpt_session_held_bytes(s);
     s->pace_ms = s->pace_ms > 0.0 ? 0.9 * s->pace_ms + 0.1 * result->step_ms : result->step_ms;
     result->seconds_left = 1e-3 * s->pace_ms * (double)(s->config.train.steps - step->number);
 }

@@ -51,12 +51,17 @@ typedef struct place {
     int32_t local_ranks, local_rank;
 } place_t;
 
+static int can_fold(int local, int ranks)
+{
+    return local >= 2 && local < ranks && (local & (local - 1)) == 0 && ranks % local == 0;
+}
+
 /* Does every host hold the same power of two of consecutive ranks? Numbers on a host are in rank order: where they run 0, 1,
  * .. local_ranks - 1 again and again, each run is a host. */
 static int hosts_fold(const place_t *places, int ranks)
 {
     int local = places[0].local_ranks;
-    if (local < 2 || local >= ranks || (local & (local - 1)) != 0 || ranks % local != 0)
+    if (!can_fold(local, ranks))
         return 0;
     for (int r = 0; r < ranks; r++)
         if (places[r].local_ranks != local || places[r].local_rank != r % local)
@@ -68,6 +73,14 @@ static int hosts_fold(const place_t *places, int ranks)
 static int partials_suffice(const mpt_record_fold_t *fold)
 {
     return fold->group == fold->ranks && (fold->replicas == 1 || fold->replicas == fold->ranks);
+}
+
+size_t mpt_consensus_split_bytes(const char *backend, const mpt_record_fold_t *fold, int local_ranks, int fold_above)
+{
+    if (fold->ranks <= fold_above || !partials_suffice(fold) || !can_fold(local_ranks, fold->ranks))
+        return 0;
+    return mpt_comm_child_bytes(backend, local_ranks, local_ranks) +
+           mpt_comm_child_bytes(backend, fold->ranks / local_ranks, 1);
 }
 
 /* Every rank gives its place, all get all, and the first status of any that is not MPT_OK. */
@@ -171,6 +184,12 @@ void mpt_consensus_destroy(mpt_consensus_t *consensus)
     mpt_comm_destroy(consensus->leaders);
     mpt_comm_destroy(consensus->host);
     free(consensus);
+}
+
+size_t mpt_consensus_held_bytes(const mpt_consensus_t *consensus)
+{
+    return (consensus->host != NULL ? consensus->host->held_bytes : 0) +
+           (consensus->leaders != NULL ? consensus->leaders->held_bytes : 0);
 }
 
 int mpt_consensus_folds(const mpt_consensus_t *consensus)

@@ -34,8 +34,11 @@ typedef struct mpt_consensus_params {
     void *memory;   /* borrowed, mpt_consensus_bytes, aligned to 8 */
 } mpt_consensus_params_t;
 
-/** Memory for records and folding, for `ranks` ranks. What the split communicators take is theirs (mpt_comm_split). Pure. */
+/** Memory for records and folding, for `ranks` ranks. Pure. */
 size_t mpt_consensus_bytes(int ranks);
+/** What the communicators hold that a consensus splits off one of `backend`, where every host holds `local_ranks` ranks: of the first rank on a host;
+ *  the others hold no more. 0 where records do not fold by host. Pure. */
+size_t mpt_consensus_split_bytes(const char *backend, const mpt_record_fold_t *fold, int local_ranks, int fold_above);
 /**
  * Create. With more than fold_above ranks whose partials suffice (record.h) collective: one all-gather, and two splits with a vote
  * on each where records fold by host; after a failure no rank has a consensus. Else local. All ranks give the same fold and fold_above.
@@ -55,6 +58,8 @@ mpt_status_t mpt_consensus_agree(mpt_consensus_t *consensus, const mpt_record_t 
 /** mpt_comm_abort, for those too that wait in a consensus that folds by host, whom an abort of
  *  the communicator alone reaches only once this rank agrees again or destroys. */
 void mpt_consensus_abort(mpt_consensus_t *consensus, const char *reason);
+/** What this rank's split communicators hold. */
+size_t mpt_consensus_held_bytes(const mpt_consensus_t *consensus);
 /** 1 where records fold by host. */
 int mpt_consensus_folds(const mpt_consensus_t *consensus);
 

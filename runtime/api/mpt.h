@@ -79,8 +79,8 @@ typedef struct mpt_session_info {
     int64_t log_every;             /* of log.every: lines for people; 0: none */
     double flops_6nd_per_token, flops_model_per_token, flops_causal_per_token;
     double peak_flops;             /* matrix peak of all ranks' threads together, compute type, measured at open */
-    int64_t planned_bytes;         /* this rank's arenas by the plan */
-    int64_t arena_bytes;           /* the arenas themselves: the same */
+    int64_t planned_bytes;         /* of this rank by the plan: arenas, and what communicators allocate themselves */
+    int64_t held_bytes;            /* what these hold: the same */
     const char *checkpoint_dir, *log_dir, *metrics_path;
 } mpt_session_info_t;
 MPT_API void mpt_session_info(const mpt_session_t *session, mpt_session_info_t *info_p);
@@ -98,7 +98,7 @@ typedef struct mpt_step_result {
      * compute_ms: the rest of step_ms. What overlaps counts to the step in which it ends. */
     double tokens_per_s, step_ms, compute_ms, comm_ms, exposed_comm_ms;
     double flops_6nd_per_s, flops_model_per_s, flops_causal_per_s, mfu;
-    int64_t mem_bytes;
+    int64_t mem_bytes; /* what this rank holds of what was planned: all of it */
     int64_t applied_steps; /* optimizer steps so far */
     double seconds_left;   /* at the recent pace; negative: not known */
 } mpt_step_result_t;
@@ -199,7 +199,9 @@ typedef struct mpt_plan {
     int64_t tokens_per_step, micro_steps;
     struct { const char *use; int64_t bytes; } memory[MPT_PLAN_MAX_ROWS]; /* per rank */
     int memory_rows;
-    int64_t bytes;       /* per rank: the sum; the arenas are exactly this */
+    int64_t bytes;       /* per rank: the sum; arenas and communicators hold exactly this */
+    const char *comm;    /* assumed: MPT_COMM, else "self" for one rank and "shm" for several */
+    int hosts;           /* assumed: 1; "hier": as few as can be; 0, "mpi": any number, it makes no difference */
     struct { const char *op, *input, *math, *accumulate, *output, *gradient; } precision[MPT_PLAN_MAX_ROWS];
     int precision_rows;
     double flops_6nd_per_token, flops_model_per_token, flops_causal_per_token;

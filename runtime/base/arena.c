@@ -9,6 +9,7 @@ static const char *const use_names[MPT_USE_COUNT] = {
     [MPT_USE_MOMENTS] = "moments",     [MPT_USE_EMA] = "ema",         [MPT_USE_ACCUMULATORS] = "accumulators",
     [MPT_USE_GRADIENTS] = "gradients", [MPT_USE_ACTIVATIONS] = "activations",
     [MPT_USE_SCRATCH] = "scratch",     [MPT_USE_COMM] = "comm",
+    [MPT_USE_COMMUNICATORS] = "communicators",
     [MPT_USE_SNAPSHOT] = "snapshot",   [MPT_USE_DATA] = "data",
 };
 

@@ -27,6 +27,7 @@ typedef enum mpt_use {
     MPT_USE_ACTIVATIONS,   /* kept from forward to backward */
     MPT_USE_SCRATCH,       /* kernels' scratch, temporaries, the loss's chunk of logits */
     MPT_USE_COMM,          /* communication buffers */
+    MPT_USE_COMMUNICATORS, /* what communicators allocate themselves: in no arena, planned all the same */
     MPT_USE_SNAPSHOT,      /* copy that an asynchronous save writes from */
     MPT_USE_DATA,          /* tokens read ahead */
     MPT_USE_COUNT

@@ -79,7 +79,8 @@ static inline int with_backend(program_t *program, const char *backend, double t
     mpt_comm_t *comm = NULL;
     int wrong = mpt_comm_create(&params, &comm) != MPT_OK;
     if (!wrong)
-        wrong = body(program, comm);
+        wrong = body(program, comm) +
+                (comm->held_bytes != mpt_comm_own_bytes(backend, comm->ranks, program->boot->local_ranks));
     mpt_comm_destroy(comm);
     free(scratch);
     if (wrong)

@@ -484,11 +484,74 @@ static void scratch_is_bounded_and_known_beforehand(void **state)
     for (int ranks = 1; ranks <= 1024; ranks++) {
         assert_in_range(mpt_comm_scratch_bytes("mpi", ranks), 1 << 20, 8 << 20);
         assert_int_equal(mpt_comm_scratch_bytes("shm", ranks), 0);
-        assert_in_range(mpt_comm_own_bytes("shm", ranks), 2 << 20, 8 << 20);
+        assert_in_range(mpt_comm_own_bytes("shm", ranks, ranks), 2 << 20, 8 << 20);
         assert_in_range(mpt_comm_scratch_bytes("hier", ranks), 0, 8 << 20);
         assert_true(ranks < 4 || mpt_comm_scratch_bytes("hier", ranks) >= 2 << 20);
-        assert_in_range(mpt_comm_own_bytes("hier", ranks), 2 << 20, 10 << 20);
+        for (int local = 2; 2 * local <= ranks; local *= 2)
+            assert_in_range(mpt_comm_own_bytes("hier", ranks, local), 2 << 20, 10 << 20);
     }
+    assert_int_equal(mpt_comm_own_bytes("self", 1, 1), 0);
+    assert_int_equal(mpt_comm_own_bytes("no such", 1, 1), 0);
+}
+
+static void a_child_takes_what_its_own_backend_takes(void **state)
+{
+    (void)state;
+    for (int count = 1; count <= 64; count++) {
+        assert_int_equal(mpt_comm_child_bytes("shm", count, count), mpt_comm_own_bytes("shm", count, count));
+        size_t over_mpi = mpt_comm_scratch_bytes("mpi", count) + mpt_comm_own_bytes("mpi", count, 1);
+        assert_int_equal(mpt_comm_child_bytes("mpi", count, count), over_mpi);
+        assert_int_equal(mpt_comm_child_bytes("hier", count, count),
+                         count > 1 ? mpt_comm_own_bytes("shm", count, count) : 0);
+        assert_int_equal(mpt_comm_child_bytes("hier", count, 1), count > 1 ? over_mpi : 0);
+    }
+    assert_int_equal(mpt_comm_child_bytes("hier", 16, 4),
+                     mpt_comm_scratch_bytes("hier", 16) + mpt_comm_own_bytes("hier", 16, 4));
+    assert_int_equal(mpt_comm_child_bytes("no such", 4, 4), 0);
+}
+
+/* Bytes of this process's mappings whose name has `name` in it. */
+static size_t mapped_bytes(const char *name)
+{
+    char line[512];
+    size_t bytes = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    assert_non_null(maps);
+    while (fgets(line, sizeof line, maps)) {
+        unsigned long long first, past;
+        if (strstr(line, name) && sscanf(line, "%llx-%llx", &first, &past) == 2)
+            bytes += (size_t)(past - first);
+    }
+    fclose(maps);
+    return bytes;
+}
+
+/* What all ranks together hold at most, between two meetings; threads map each segment once. */
+static int maps_what_it_holds(party_rank_t *rank)
+{
+    mpt_comm_t *comm = rank->comm, *child = NULL;
+    size_t own = mpt_comm_own_bytes("shm", comm->ranks, comm->ranks);
+    int wrong = comm->held_bytes != own;
+    wrong += mpt_comm_split(comm, comm->rank < 2, 0, &child) != MPT_OK;
+    if (wrong)
+        return wrong;
+    int large = comm->ranks - 2;
+    size_t small_child = mpt_comm_child_bytes("shm", 2, 2), large_child = mpt_comm_child_bytes("shm", large, large);
+    wrong += child->held_bytes != (comm->rank < 2 ? small_child : large_child);
+    wrong += mpt_comm_agree(comm, MPT_OK) != MPT_OK;
+    size_t all = (size_t)comm->ranks * own + 2 * small_child + (size_t)large * large_child;
+    wrong += comm->rank == 0 && mapped_bytes("memfd:mpt-comm") != all;
+    wrong += mpt_comm_agree(comm, MPT_OK) != MPT_OK;
+    mpt_comm_destroy(child);
+    return wrong;
+}
+
+static void shm_maps_exactly_what_it_says_beforehand(void **state)
+{
+    (void)state;
+    for (int ranks = 3; ranks <= 9; ranks += 3)
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 60, .body = maps_what_it_holds});
+    assert_int_equal(mapped_bytes("memfd:mpt-comm"), 0);
 }
 
 static void null_is_refused_and_destroyed_quietly(void **state)
@@ -529,6 +592,8 @@ int main(void)
         cmocka_unit_test(the_backend_follows_from_where_the_ranks_are),
         cmocka_unit_test(even_hosts_are_runs_of_one_power_of_two),
         cmocka_unit_test(scratch_is_bounded_and_known_beforehand),
+        cmocka_unit_test(a_child_takes_what_its_own_backend_takes),
+        cmocka_unit_test(shm_maps_exactly_what_it_says_beforehand),
         cmocka_unit_test(null_is_refused_and_destroyed_quietly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -93,6 +93,28 @@ static int split_by_place(program_t *program, mpt_comm_t *comm)
     return wrong;
 }
 
+/* A child of `count` ranks, of which every host holds `local`, and what it takes. */
+static int child_takes(mpt_comm_t *comm, int color, int count, int local)
+{
+    mpt_comm_t *child = NULL;
+    int wrong = mpt_comm_split(comm, color, comm->rank, &child) != MPT_OK;
+    wrong = wrong || child->ranks != count || child->held_bytes != mpt_comm_child_bytes("hier", count, local);
+    mpt_comm_destroy(child);
+    return wrong;
+}
+
+/* Groups of consecutive ranks and those of equal place in them, as hsdp has them. */
+static int children_take_what_is_planned(program_t *program, mpt_comm_t *comm)
+{
+    const int local = program->boot->local_ranks;
+    int wrong = 0;
+    for (int k = 1; k <= comm->ranks && comm->ranks % k == 0; k *= 2) {
+        wrong += child_takes(comm, comm->rank / k, k, k < local ? k : local);
+        wrong += child_takes(comm, comm->rank % k, comm->ranks / k, k < local ? local / k : 1);
+    }
+    return wrong;
+}
+
 /* ---- failures --------------------------------------------------------------------------------------------- */
 
 /* A child that gives up, in each kind, leaves its parent whole. */
@@ -264,7 +286,7 @@ static float *train(program_t *program, const char *backend, const char *const *
         mpt_session_info_t info;
         mpt_session_info(rank.session, &info);
         if (mpt_session_train(rank.session, &(mpt_train_hooks_t){0}) == MPT_OK &&
-            strcmp(info.comm, *backend ? backend : "hier") == 0 && (*backend || info.overlap)) /* between hosts it pays */
+            info.held_bytes == info.planned_bytes && strcmp(info.comm, *backend ? backend : "hier") == 0 && (*backend || info.overlap)) /* between hosts it pays */
             state = fixture_state(rank.session, count_p);
         mpt_session_close(rank.session);
     }
@@ -331,6 +353,7 @@ static int run(program_t *program, const char *mode, int local)
         int errors; /* lines that all ranks log as errors; -1: not counted */
     } bodies[] = {
         {"conform", 60, conform, -1},        {"split", 60, split_by_place, 0},
+        {"take", 60, children_take_what_is_planned, 0},
         {"abort", 60, last_aborts, 0},       {"children", 60, break_children, 0},
         {"parent", 1, wait_in_children, 0},  {"late", 0.5, last_is_late, 1},
         {"stop", 0.5, last_stops, 1},        {"chain", 0.5, wait_in_a_chain, 1},

@@ -80,6 +80,20 @@ grep -qE '^  state held here +2[01]\.[0-9]+ B ' out || fail "plan: ddp must hold
 total=$(grep '^  total' out | head -n 1 | grep -oE '[0-9.]+ [KMG]iB')
 grep -qE "^  total +$total( |$)" out || fail "plan: ddp's total is not the plan's, $total"
 
+echo "what is assumed of hosts and backend is said"
+plan 0 small.cfg --ranks 1
+! grep -q '^assumed' out || fail "plan: one rank assumes nothing"
+plan 0 small.cfg --ranks 8
+grep -q '^assumed: one host, communication by shm; MPT_COMM=hier or mpi plans for several$' out || fail "plan: no assumption"
+grep -qE '^  communicators +[0-9]+ ' out || fail "plan: no row for communicators"
+MPT_COMM=hier plan 0 small.cfg --ranks 8
+grep -q '^assumed: 2 hosts of 4 ranks, communication by hier$' out || fail "plan: no assumption for hier"
+MPT_COMM=mpi plan 0 small.cfg --ranks 8
+grep -q '^assumed: communication by mpi, on any number of hosts$' out || fail "plan: no assumption for mpi"
+plan 0 small.cfg --ranks 8 --json
+grep -q '"comm": "shm", "hosts": 1,' out || fail "plan --json: no assumption"
+MPT_COMM=tcp mistake 'MPT_COMM=tcp: not one of' small.cfg --ranks 8
+
 echo "several numbers of ranks, and a config from a pipe"
 plan 0 small.cfg --ranks 2,4,5
 for ranks in 2 4 5; do
@@ -123,7 +137,7 @@ done
 echo "a suggestion, taken up, plans to what it said"
 plan 0 small.cfg --ranks 4 --json --set train.micro_batch=1
 least=$(number '"bytes": ')
-for memory in 1G 2M "$least"; do
+for memory in 1G 5M "$least"; do
     plan 0 small.cfg --ranks 4 --json --memory "$memory"
     grep -q '"fits": true' out || fail "plan --memory $memory: one sequence fits"
     sed 's/.*"suggestion": //' out >suggestion

@@ -129,7 +129,7 @@ typedef struct fixture_run {
     double val_loss;                               /* the last one */
     char notice[1024];                             /* the last one of rank 0 */
     mpt_progress_t progress; /* rank 0's at the end */
-    int64_t planned_bytes[FIXTURE_RANKS], arena_bytes[FIXTURE_RANKS];
+    int64_t planned_bytes[FIXTURE_RANKS], held_bytes[FIXTURE_RANKS];
     char isa[24];
     float *state[FIXTURE_RANKS]; /* masters, m, v, working weights, EMA of every tensor */
     int64_t state_count;
@@ -246,7 +246,7 @@ static inline void fixture_collect(fixture_rank_t *rank)
     int64_t count;
     mpt_session_info(rank->session, &info);
     run->planned_bytes[rank->rank] = info.planned_bytes;
-    run->arena_bytes[rank->rank] = info.arena_bytes;
+    run->held_bytes[rank->rank] = info.held_bytes;
     run->state[rank->rank] = fixture_state(rank->session, &count);
     if (rank->rank != 0)
         return;

@@ -188,11 +188,11 @@ static void check_counted(cut_t *c)
     assert_memory_equal(c->peer_arena.bytes_by_use, c->peer_count.bytes_by_use,
                         sizeof c->peer_count.bytes_by_use);
     assert_int_equal(mpt_plan(&source, c->variant.ranks, &plan, NULL, NULL), MPT_OK);
-    if (plan.bytes != (int64_t)(c->private_arena.mem.bytes + c->peer_arena.mem.bytes))
+    if (plan.bytes != (int64_t)(c->private_arena.mem.bytes + c->peer_arena.mem.bytes + c->memory.comm_own_bytes))
         fail_of(c, "the plan says another number of bytes");
 }
 
-static void plan_and_arenas_are_exactly_what_was_counted(void **state)
+static void the_plan_is_exactly_the_arenas_and_what_communicators_allocate(void **state)
 {
     (void)state;
     assert_true(for_every_variant(check_counted) > 500);
@@ -597,7 +597,7 @@ int main(void)
 {
     unsetenv("MPT_ISA"); /* a plan obeys the cap; what is cut here is cut for the processor's own level */
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plan_and_arenas_are_exactly_what_was_counted),
+        cmocka_unit_test(the_plan_is_exactly_the_arenas_and_what_communicators_allocate),
         cmocka_unit_test(no_two_arrays_overlap),
         cmocka_unit_test(each_mode_holds_what_its_row_says),
         cmocka_unit_test(what_peers_read_is_peer_memory_and_the_rest_is_private),

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <stdlib.h>
+#include "comm.h"
 #include "gpt2.h"
 #include "kernels.h"
 #include "mpt.h"
@@ -236,6 +237,62 @@ static void sharding_more_takes_less(void **state)
     }
 }
 
+/* ---- communicators ---------------------------------------------------------------------------------------------- */
+
+static void every_communicator_counts_its_segment(void **state)
+{
+    scratch_t *s = *state;
+    for (int ranks = 1; ranks <= 16; ranks *= 2) {
+        mpt_plan_t plan = mode_plan(s, (const char *[]){"parallel.shard=zero2", NULL}, ranks);
+        assert_int_equal(row(&plan, "communicators"), ranks > 1 ? mpt_comm_own_bytes("shm", ranks, ranks) : 0);
+        assert_string_equal(plan.comm, ranks > 1 ? "shm" : "self");
+        assert_int_equal(plan.hosts, 1);
+    }
+    mpt_plan_t hsdp = mode_plan(s, (const char *[]){"parallel.shard=hsdp", "parallel.shard_ranks=4", NULL}, 16);
+    assert_int_equal(row(&hsdp, "communicators"), mpt_comm_own_bytes("shm", 16, 16) + 2 * mpt_comm_own_bytes("shm", 4, 4));
+}
+
+/* A plan cannot see the hosts; MPT_COMM can speak of them. */
+static void a_plan_says_which_hosts_and_backend_it_assumes(void **state)
+{
+    scratch_t *s = *state;
+    const char *hsdp_set[] = {"parallel.shard=hsdp", "parallel.shard_ranks=2", NULL};
+    setenv("MPT_COMM", "mpi", 1);
+    mpt_plan_t mpi = mode_plan(s, (const char *[]){NULL}, 8);
+    mpt_plan_t mpi_hsdp = mode_plan(s, hsdp_set, 8);
+    setenv("MPT_COMM", "hier", 1);
+    mpt_plan_t hier = mode_plan(s, (const char *[]){NULL}, 8);
+    mpt_plan_t hier_hsdp = mode_plan(s, hsdp_set, 8);
+    unsetenv("MPT_COMM");
+    assert_string_equal(mpi.comm, "mpi");
+    assert_int_equal(mpi.hosts, 0);
+    assert_int_equal(row(&mpi, "communicators"), mpt_comm_own_bytes("mpi", 8, 8));
+    assert_int_equal(row(&mpi_hsdp, "communicators"),
+                     mpt_comm_own_bytes("mpi", 8, 8) + mpt_comm_child_bytes("mpi", 2, 1) + mpt_comm_child_bytes("mpi", 4, 1));
+    assert_string_equal(hier.comm, "hier");
+    assert_int_equal(hier.hosts, 2);
+    assert_int_equal(row(&hier, "communicators"), mpt_comm_own_bytes("hier", 8, 4));
+    /* Copies of two ranks on a host; across, two of every host. */
+    assert_int_equal(row(&hier_hsdp, "communicators"), mpt_comm_own_bytes("hier", 8, 4) + mpt_comm_own_bytes("shm", 2, 2) +
+                                                           mpt_comm_child_bytes("hier", 4, 2));
+}
+
+static void hosts_that_cannot_be_are_refused(void **state)
+{
+    scratch_t *s = *state;
+    static const char text[] = "data { train = x.bin }\ntrain { global_batch = 32 micro_batch = 2 val_every = 0 }\n" SMALL;
+    mpt_plan_t plan;
+    setenv("MPT_COMM", "hier", 1);
+    mpt_status_t two = try_plan(s, text, 2, &plan);
+    assert_non_null(strstr(s->said, "MPT_COMM=hier: 2 ranks make no two hosts"));
+    setenv("MPT_COMM", "tcp", 1);
+    mpt_status_t unknown = try_plan(s, text, 2, &plan);
+    unsetenv("MPT_COMM");
+    assert_int_equal(two, MPT_ERR_CONFIG);
+    assert_int_equal(unknown, MPT_ERR_CONFIG);
+    assert_non_null(strstr(s->said, "MPT_COMM=tcp: not one of self, mpi, shm, hier"));
+}
+
 static void hsdp_needs_room_for_one_units_partial_sum(void **state)
 {
     scratch_t *s = *state;
@@ -446,6 +503,9 @@ int main(void)
         TEST(world_takes_a_sum_for_every_unfinished_lane),
         TEST(every_mode_of_one_rank_holds_everything),
         TEST(sharding_more_takes_less),
+        TEST(every_communicator_counts_its_segment),
+        TEST(a_plan_says_which_hosts_and_backend_it_assumes),
+        TEST(hosts_that_cannot_be_are_refused),
         TEST(hsdp_needs_room_for_one_units_partial_sum),
         TEST(with_an_fp32_wire_the_accumulator_is_the_gradient),
         TEST(sixteen_bit_activations_are_half_but_for_the_statistics),

@@ -36,7 +36,7 @@ static int64_t check_bytes(int ranks, int threads, const char *const *set)
                               ranks, &plan, NULL, NULL),
                      MPT_OK);
     for (int r = 0; r < ranks; r++) {
-        assert_int_equal(run->arena_bytes[r], plan.bytes);
+        assert_int_equal(run->held_bytes[r], plan.bytes);
         assert_int_equal(run->planned_bytes[r], plan.bytes);
     }
     int64_t sum = 0;
@@ -47,10 +47,11 @@ static int64_t check_bytes(int ranks, int threads, const char *const *set)
     return plan.bytes;
 }
 
-static void arenas_are_exactly_what_plan_says(void **state)
+static void a_session_holds_exactly_what_plan_says(void **state)
 {
     static const char *const computes[] = {"precision.compute=fp32", "precision.compute=bf16",
                                            "precision.compute=fp16"};
+    static const char *const shard_ranks[] = {"parallel.shard_ranks=1", "parallel.shard_ranks=2", "parallel.shard_ranks=4"};
     (void)state;
     for (int c = 0; c < 3; c++) {
         for (int ranks = 1; ranks <= 4; ranks *= 2)
@@ -63,6 +64,8 @@ static void arenas_are_exactly_what_plan_says(void **state)
     check_bytes(3, 1, (const char *const[]){"model.vocab=300", "model.dim=36", "model.heads=3", "model.layers=3",
                                             "data.sequence=19", "train.global_batch=9", "train.micro_batch=3",
                                             "precision.reduce=fp16", NULL});
+    for (int k = 0; k < 3; k++) /* three communicators */
+        check_bytes(4, 1, (const char *const[]){"parallel.shard=hsdp", shard_ranks[k], NULL});
 }
 
 static int64_t bytes_of(const mpt_plan_t *plan, const char *use)
@@ -275,7 +278,7 @@ static void a_session_saves_when_asked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(arenas_are_exactly_what_plan_says),
+        cmocka_unit_test(a_session_holds_exactly_what_plan_says),
         cmocka_unit_test(sixteen_bit_activations_take_half_of_fp32s_bytes),
         cmocka_unit_test(a_step_makes_two_collectives_a_unit_and_one),
         cmocka_unit_test(sessions_open_close_and_open_again),

@@ -33,7 +33,7 @@ static fixture_run_t *run_with(int ranks, int mode, const char *overlap, const c
         if (!fixture_same_state(run, 0, run, r))
             fail_msg("%s, %s: rank %d holds something else", shard_modes[mode].name, overlap, r);
     for (int r = 0; r < ranks; r++)
-        assert_int_equal(run->planned_bytes[r], run->arena_bytes[r]);
+        assert_int_equal(run->planned_bytes[r], run->held_bytes[r]);
     return run;
 }
 

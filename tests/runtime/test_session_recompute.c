@@ -37,8 +37,8 @@ static void recomputing_changes_no_bit(void **state)
                 snprintf(what, sizeof what, "%s, %s, %s", sets[c][0], shard_modes[modes[m]].name, recomputes[r]);
                 shard_expect_same(kept, run, what);
                 assert_true(memcmp(&kept->val_loss, &run->val_loss, sizeof kept->val_loss) == 0);
-                assert_true(run->arena_bytes[0] < kept->arena_bytes[0]);
-                assert_true(run->arena_bytes[0] == run->planned_bytes[0]);
+                assert_true(run->held_bytes[0] < kept->held_bytes[0]);
+                assert_true(run->held_bytes[0] == run->planned_bytes[0]);
                 fixture_free(run);
             }
             fixture_free(kept);
