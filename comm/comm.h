@@ -138,8 +138,9 @@ mpt_status_t mpt_comm_all_gather(mpt_comm_t *comm, const void *send, void *recv,
 /** recv[i] = sum over ranks of send[i], any count; send may be equal to recv. Same bits on every rank. */
 mpt_status_t mpt_comm_all_reduce(mpt_comm_t *comm, const void *send, void *recv, int64_t count,
                                  mpt_dtype_t wire, mpt_stream_t *stream);
-/** Every rank's buffer gets the root's bytes. The root may return before the others have come: what fails then, fails its
- *  next call. Ranks that name different roots may each find itself the root, and nobody notices. */
+/** Every rank's buffer gets the root's bytes. The root may return before the others have come: what fails then, other roots or bytes
+ *  among it, fails a later call: the next that waits for all (any other collective), of broadcasts the 64th at the latest, or a poll, once the
+ *  others have come. */
 mpt_status_t mpt_comm_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, int root,
                                 mpt_stream_t *stream);
 /** recv: [ranks*bytes]; block r of recv is block `rank` of rank r's send. No overlap. */

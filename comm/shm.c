@@ -29,9 +29,14 @@ static size_t slots_offset(void)
     return round_up(sizeof(shm_head_t), SHM_LINE);
 }
 
-static size_t channels_offset(void)
+static size_t said_offset(void)
 {
     return slots_offset() + SHM_SLOTS * sizeof(shm_slot_t);
+}
+
+static size_t channels_offset(void)
+{
+    return said_offset() + SHM_SAID * sizeof(shm_said_t);
 }
 
 static size_t rings_offset(int ranks)
@@ -86,6 +91,12 @@ shm_slot_t *mpt_shm_slot(const mpt_comm_t *comm, int rank, uint32_t epoch)
 {
     const shm_t *shm = comm->impl;
     return (shm_slot_t *)(shm->segments[rank] + slots_offset()) + epoch % SHM_SLOTS;
+}
+
+shm_said_t *mpt_shm_said(const mpt_comm_t *comm, int rank, uint32_t epoch)
+{
+    const shm_t *shm = comm->impl;
+    return (shm_said_t *)(shm->segments[rank] + said_offset()) + epoch % SHM_SAID;
 }
 
 char *mpt_shm_stage(const mpt_comm_t *comm, int rank, int half)
@@ -268,7 +279,7 @@ static void drop_own_segment(mpt_comm_t *comm)
             munmap(shm->segments[r], shm->segment_bytes);
 }
 
-/* Map every page of the slots now: the first calls would stop for each, in turn, on every rank. A wish. */
+/* Map every page of the slots and of what was said now: the first calls would stop for each, in turn, on every rank. A wish. */
 static void fault_in_slots(const mpt_comm_t *comm)
 {
 #ifdef MADV_POPULATE_WRITE
@@ -329,6 +340,8 @@ static mpt_status_t shm_create(mpt_comm_t *comm)
 static void shm_destroy(mpt_comm_t *comm)
 {
     shm_t *shm = comm->impl;
+    if (!shm->gave_up)
+        (void)mpt_shm_look_back(comm); /* logs what nobody else will: there is no next call */
     while (shm->regions)
         mpt_shm_deregister(comm, shm->regions);
     mpt_shm_store(&mpt_shm_head(shm, comm->rank)->state, SHM_LEFT);
@@ -401,6 +414,7 @@ static mpt_status_t shm_recv(mpt_comm_t *comm, void *buffer, size_t bytes, int p
 static mpt_status_t shm_poll(mpt_comm_t *comm)
 {
     mpt_status_t status = mpt_shm_check_alarm(comm);
+    status = status ? status : mpt_shm_look_back(comm);
     return status ? status : mpt_shm_check_peers(comm);
 }
 

@@ -4,6 +4,7 @@
  *
  *   head      flags on cache lines of their own, the reason of an abort
  *   slots     [SHM_SLOTS]: what the owner calls, and with a small call its bytes
+ *   said      [SHM_SAID]: the same calls in short, kept for longer: who went on without waiting looks back at them
  *   channels  [2][ranks]: counters of the rings below; lane 0 is send/recv, lane 1 sets up splits
  *   rings     [ranks] of lane 0, then [ranks] of lane 1: bytes that rank r has sent to the owner
  *   stage     2 halves: what the owner shows to the others when its buffers are not registered
@@ -31,6 +32,9 @@ extern "C" {
 #define SHM_SETUP_RING_BYTES ((size_t)512)
 #define SHM_SLOTS 64 /* calls that a broadcasting rank may be ahead of the others */
 #define SHM_SLOT_BYTES ((size_t)4096)
+/* Whoever looks back has come to a meeting within the last SHM_SLOTS, of which it looks at the calls since the one before; a peer may be
+ * SHM_SLOTS calls further. */
+#define SHM_SAID (2 * SHM_SLOTS)
 
 /* One word that grows, and how many ranks sleep on it. */
 typedef struct shm_flag {
@@ -69,6 +73,15 @@ typedef struct shm_call {
     shm_place_t send, recv;
     uint64_t pointer; /* register among threads: the memory itself */
 } shm_call_t;
+
+/* A call in short: all must say the same. Whose `past` is equal, said the same before too. */
+typedef struct shm_said {
+    uint8_t op, wire, out, unused[1];
+    int32_t root;
+    uint64_t bytes;
+    uint64_t past; /* a hash of this call and of all before it */
+    uint64_t filler;
+} shm_said_t;
 
 typedef struct shm_slot {
     shm_call_t call;
@@ -109,6 +122,7 @@ typedef struct shm {
     uint32_t epoch;    /* meetings that this rank has reached */
     uint32_t met;      /* the newest that it knows all to have reached */
     uint32_t called;   /* the one of its newest call, which says in which slots that lies */
+    uint64_t past;     /* as it said there */
     uint32_t *written; /* [lanes][ranks] our side's count of each channel to a peer */
     uint32_t *taken;   /* [lanes][ranks] and of each channel from a peer */
     int gave_up;       /* alarms raised, or one heeded */
@@ -133,6 +147,8 @@ char *mpt_shm_ring(const mpt_comm_t *comm, int lane, int owner, int sender);
 size_t mpt_shm_ring_bytes(const shm_t *shm, int lane);
 /** Where a rank says what it calls at meeting `epoch`. */
 shm_slot_t *mpt_shm_slot(const mpt_comm_t *comm, int rank, uint32_t epoch);
+/** What it said there, in short. */
+shm_said_t *mpt_shm_said(const mpt_comm_t *comm, int rank, uint32_t epoch);
 /** Half `half` (0 or 1) of a rank's staging, SHM_HALF_BYTES. */
 char *mpt_shm_stage(const mpt_comm_t *comm, int rank, int half);
 
@@ -219,6 +235,8 @@ mpt_status_t mpt_shm_open_slot(mpt_comm_t *comm, const shm_call_t *call, shm_slo
 mpt_status_t mpt_shm_meet(mpt_comm_t *comm);
 /** @return MPT_OK: `peer`, which has come to the latest call, called the same; MPT_ERR_COMM (logged). */
 mpt_status_t mpt_shm_compare(mpt_comm_t *comm, int peer);
+/** Compare the calls that this rank has not waited for, as far as all have come. Does not wait. @return as mpt_shm_compare. */
+mpt_status_t mpt_shm_look_back(mpt_comm_t *comm);
 
 /* ---- shm_small.c: calls whose bytes fit a slot: one meeting ------------------------------------------ */
 

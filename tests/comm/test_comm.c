@@ -284,6 +284,133 @@ static void a_root_that_went_on_fails_in_its_next_call(void **state)
     assert_party(&(party_t){.ranks = 3, .backend = "shm", .processes = 1, .body = broadcast_differently});
 }
 
+static _Atomic int errors_said;
+
+static void count_errors(void *ctx, mpt_log_level_t level, const char *line)
+{
+    errors_said += level == MPT_LOG_ERROR;
+    party_hear(ctx, level, line);
+}
+
+/* A rank names `root`, and others another: all are to fail with the same message, in the call that follows. */
+static int fails_in_the_next_call(party_rank_t *rank, int root)
+{
+    char bytes[12] = {0};
+    rank->log.sink = count_errors;
+    mpt_status_t status = mpt_comm_broadcast(rank->comm, bytes, sizeof bytes, root, NULL);
+    if (root == rank->rank && status != MPT_OK)
+        return 1;
+    status = status ? status : sum_one(rank->comm);
+    return (status != MPT_ERR_COMM) + !says(rank, "called broadcast (fp32 to fp32, 12 bytes, root ") +
+           !says(rank, ", in an earlier call");
+}
+
+static int each_is_its_own_root(party_rank_t *rank)
+{
+    return fails_in_the_next_call(rank, rank->rank);
+}
+
+/* Rank 2 agrees with rank 0, and learns from it that all is well. */
+static int two_are_roots(party_rank_t *rank)
+{
+    return fails_in_the_next_call(rank, rank->rank == 1 ? 1 : 0);
+}
+
+static void ranks_that_each_name_themselves_root_fail_together(void **state)
+{
+    (void)state;
+    for (int ranks = 2; ranks <= 5; ranks++) {
+        errors_said = 0;
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 30, .body = each_is_its_own_root});
+        assert_int_equal(errors_said, 1);
+        assert_party(&(party_t){
+            .ranks = ranks, .backend = "shm", .timeout_s = 30, .processes = 1, .body = each_is_its_own_root});
+    }
+    errors_said = 0;
+    assert_party(&(party_t){.ranks = 3, .backend = "shm", .timeout_s = 30, .body = two_are_roots});
+    assert_int_equal(errors_said, 1);
+}
+
+/* Nothing but broadcasts, in which nobody waits; some were right before. */
+static int broadcast_to_itself(party_rank_t *rank)
+{
+    char byte = 1;
+    mpt_status_t status = MPT_OK;
+    for (int i = 0; i < 40 && !status; i++)
+        status = mpt_comm_broadcast(rank->comm, &byte, 1, i % rank->comm->ranks, NULL);
+    int calls = 0, wrong = status != MPT_OK;
+    for (; calls < 1000 && !status; calls++)
+        status = mpt_comm_broadcast(rank->comm, &byte, 1, rank->rank, NULL);
+    return wrong + (status != MPT_ERR_COMM) + (calls > 128) + !says(rank, "called broadcast (fp32 to fp32, 1 bytes, root ") +
+           !says(rank, ", in an earlier call");
+}
+
+static int poll_after_two_roots(party_rank_t *rank)
+{
+    char byte = 1;
+    int wrong = mpt_comm_broadcast(rank->comm, &byte, 1, rank->rank, NULL) != MPT_OK;
+    double start = now();
+    while (mpt_comm_poll(rank->comm) == MPT_OK && now() - start < 20)
+        usleep(1000);
+    return wrong + (mpt_comm_poll(rank->comm) != MPT_ERR_COMM) + !says(rank, ", in an earlier call");
+}
+
+/* The last thing before they leave: there is no call to fail, but the one that leaves last sees it. */
+static int leave_after_two_roots(party_rank_t *rank)
+{
+    char byte = 1;
+    rank->log.sink = count_errors;
+    return mpt_comm_broadcast(rank->comm, &byte, 1, rank->rank, NULL) != MPT_OK;
+}
+
+static void roots_that_only_broadcast_poll_or_leave_notice_too(void **state)
+{
+    (void)state;
+    for (int ranks = 2; ranks <= 4; ranks++) {
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 30, .body = broadcast_to_itself});
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 30, .body = poll_after_two_roots});
+        errors_said = 0;
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 30, .body = leave_after_two_roots});
+        assert_int_equal(errors_said, 1);
+    }
+}
+
+/* Roots change, take turns, go ahead, are late; now and then all meet, or one polls. What is right is never refused. */
+static int broadcast_at_random(party_rank_t *rank)
+{
+    enum { CALLS = 6000 };
+    uint32_t calls = 7, own = (uint32_t)rank->rank + 1;
+    int root = 0;
+    for (int i = 0; i < CALLS; i++) {
+        calls = calls * 1664525u + 1013904223u;
+        own = own * 1664525u + 1013904223u;
+        uint32_t value = calls;
+        if (calls >> 24 < 40)
+            root = (int)(calls >> 8) % rank->comm->ranks;
+        if (own >> 24 < 2)
+            sched_yield();
+        if (own >> 24 == 3 && mpt_comm_poll(rank->comm) != MPT_OK)
+            return 1;
+        if (calls >> 24 == 255 && sum_one(rank->comm) != MPT_OK)
+            return 2;
+        if (rank->rank != root)
+            value = 0;
+        if (mpt_comm_broadcast(rank->comm, &value, sizeof value, root, NULL) != MPT_OK || value != calls)
+            return 3;
+    }
+    return 0;
+}
+
+static void what_ranks_call_alike_is_never_refused(void **state)
+{
+    (void)state;
+    for (int ranks = 2; ranks <= 5; ranks++) {
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 30, .body = broadcast_at_random});
+        assert_party(&(party_t){
+            .ranks = ranks, .backend = "shm", .timeout_s = 30, .processes = 1, .body = broadcast_at_random});
+    }
+}
+
 /* It is ahead by no more than there are places, and then waits, with the patience of any wait. */
 static int broadcast_to_nobody(party_rank_t *rank)
 {
@@ -582,6 +709,9 @@ int main(void)
         cmocka_unit_test(a_rank_that_left_is_not_waited_for),
         cmocka_unit_test(different_calls_fail_on_every_rank),
         cmocka_unit_test(a_root_that_went_on_fails_in_its_next_call),
+        cmocka_unit_test(ranks_that_each_name_themselves_root_fail_together),
+        cmocka_unit_test(roots_that_only_broadcast_poll_or_leave_notice_too),
+        cmocka_unit_test(what_ranks_call_alike_is_never_refused),
         cmocka_unit_test(a_root_waits_for_ranks_far_behind),
         cmocka_unit_test(a_message_of_another_length_is_an_error),
         cmocka_unit_test(registered_memory_may_be_freed_after_a_failure),
