@@ -134,16 +134,31 @@ void mpt_session_traffic(const mpt_session_t *s, mpt_traffic_t *traffic_p)
     *traffic_p = traffic;
 }
 
-mpt_status_t mpt_session_gather(mpt_session_t *s, const char *what, const void *send, void *recv, size_t bytes)
+typedef struct gathering {
+    mpt_session_t *session;
+    const char *what;
+    const void *send;
+    void *recv;
+    size_t bytes;
+} gathering_t;
+
+static mpt_status_t gather_now(void *ctx, int a, int b)
 {
+    const gathering_t *gathering = ctx;
+    mpt_session_t *s = gathering->session;
     mpt_overlap_t *overlap = &s->overlap;
-    mpt_status_t status = mpt_worker_drain(overlap->worker);
-    if (status != MPT_OK)
-        return status;
-    s->comm->what = what;
-    status = mpt_comm_all_gather(s->comm, send, recv, bytes, overlap->stream);
+    (void)a, (void)b;
+    s->comm->what = gathering->what;
+    mpt_status_t status =
+        mpt_comm_all_gather(s->comm, gathering->send, gathering->recv, gathering->bytes, overlap->stream);
     s->comm->what = NULL;
     return status == MPT_OK ? overlap->device->ops->stream_synchronize(overlap->device, overlap->stream) : status;
+}
+
+mpt_status_t mpt_session_gather(mpt_session_t *s, const char *what, const void *send, void *recv, size_t bytes)
+{
+    gathering_t gathering = {s, what, send, recv, bytes};
+    return mpt_worker_call(s->overlap.worker, gather_now, &gathering, 0, 0);
 }
 
 void mpt_session_abort(mpt_session_t *s, const char *reason)

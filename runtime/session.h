@@ -60,6 +60,7 @@ struct mpt_session {
     mpt_memory_t memory;
     mpt_kernels_t kernels;
     mpt_overlap_t overlap;           /* whose worker makes the collectives */
+    double comm_counted_s;           /* of its busy time: in steps' comm_ms, or before the first */
     mpt_comm_t *comm;                /* all ranks */
     mpt_comm_t *group, *across;      /* hsdp: children of it; else group is comm itself and across NULL */
     void *registration[3];           /* of the peer arena, with comm, group, across */
@@ -92,7 +93,7 @@ int64_t mpt_session_held_bytes(const mpt_session_t *session);
 void mpt_session_abort(mpt_session_t *session, const char *reason);
 /** The same by the thread that has the communicators. */
 void mpt_session_abort_comms(mpt_session_t *session, const char *reason);
-/** All-gather over all ranks outside of the worker's jobs, after all of them. Complete on return. `what` is named in errors. @return MPT_OK;
+/** All-gather over all ranks by the rank's own thread, after all of the worker's jobs. Complete on return. `what` is named in errors. @return MPT_OK;
  *  MPT_ERR_COMM; MPT_ERR_DEVICE. */
 mpt_status_t mpt_session_gather(mpt_session_t *session, const char *what, const void *send, void *recv, size_t bytes);
 /** Every rank's status in, the worst out; errors held are said by the first rank that has it. Collective over the boot: for open and

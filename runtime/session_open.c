@@ -390,6 +390,7 @@ static mpt_status_t open_stages(mpt_session_t *s, const mpt_session_params_t *pa
     status = mpt_restore(s, params->resume, params->fresh_over);
     for (size_t i = 0; i < sizeof after / sizeof *after && status == MPT_OK; i++)
         status = mpt_session_vote(s, after[i](s));
+    s->comm_counted_s = mpt_worker_times(s->overlap.worker).busy; /* the opening's is no step's */
     return status;
 }
 

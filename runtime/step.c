@@ -240,8 +240,9 @@ static void measure(mpt_step_t *step, mpt_step_result_t *result)
     double tokens = (double)s->config.train.global_batch * (double)s->config.data.sequence;
     result->step_ms = 1e3 * seconds;
     mpt_worker_times_t comm = mpt_worker_times(s->overlap.worker);
-    result->comm_ms = 1e3 * (comm.busy - step->comm_start.busy);
-    result->exposed_comm_ms = 1e3 * (comm.waited - step->comm_start.waited);
+    result->comm_ms = 1e3 * (comm.busy - s->comm_counted_s);
+    result->exposed_comm_ms = fmin(1e3 * (comm.waited - step->waited_s), result->comm_ms); /* of which it is a part, but for rounding */
+    s->comm_counted_s = comm.busy;
     result->compute_ms = result->step_ms - result->exposed_comm_ms;
     result->tokens_per_s = tokens / seconds;
     result->flops_6nd_per_s = s->flops_6nd * result->tokens_per_s;
@@ -261,6 +262,12 @@ static void advance(mpt_step_t *step, const mpt_verdict_t *verdict)
     s->slot ^= 1;
 }
 
+/* No step follows in whose time the last gathers could be counted. */
+static int is_last(const mpt_step_t *step, const mpt_verdict_t *verdict)
+{
+    return verdict->stop || step->number == step->session->config.train.steps;
+}
+
 mpt_status_t mpt_step_run(mpt_session_t *s, mpt_step_report_t *report_p)
 {
     mpt_step_report_t report = {.result.step = s->progress.step + 1, .verdict.replica_rank = -1};
@@ -269,7 +276,7 @@ mpt_status_t mpt_step_run(mpt_session_t *s, mpt_step_report_t *report_p)
                        .micro_steps = mpt_memory_micro_steps(&s->config, s->boot->ranks),
                        .bad_micro = -1,
                        .start_s = now_s(),
-                       .comm_start = mpt_worker_times(s->overlap.worker)};
+                       .waited_s = mpt_worker_times(s->overlap.worker).waited};
     step.lane_steps = step.micro_steps / mpt_memory_lanes(&s->config, s->boot->ranks);
     inject_before(&step);
     mpt_status_t status = mpt_step_compute(&step);
@@ -285,6 +292,8 @@ mpt_status_t mpt_step_run(mpt_session_t *s, mpt_step_report_t *report_p)
         judge(&report.verdict);
         status = act(&step, &report.verdict, &report.result);
     }
+    if (status == MPT_OK && is_last(&step, &report.verdict))
+        status = mpt_worker_drain(s->overlap.worker);
     if (status != MPT_OK) {
         if (!s->failed) /* else all ranks know */
             mpt_session_abort(s, mpt_status_string(status));

@@ -18,7 +18,7 @@ typedef struct mpt_step {
     int zeroed;          /* unit 0's window accumulator is zeroed in this micro-step */
     double losses[MPT_STACK_MAX]; /* sums of lanes that wait for their neighbours; [0] is all in the end */
     double start_s;
-    mpt_worker_times_t comm_start;
+    double waited_s;     /* by the worker's clock, when it began */
 } mpt_step_t;
 
 /** Forward and backward of every micro-step of this rank; reductions are handed to the reducer. The loss sum is in losses[0]. Collective. @return MPT_OK; MPT_ERR_COMM; MPT_ERR_DEVICE. */

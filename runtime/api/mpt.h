@@ -94,8 +94,9 @@ typedef struct mpt_step_result {
     int clipped, skipped;
     double loss_scale; /* that this step used */
     int64_t tokens;    /* since step 1 */
-    /* comm_ms: inside reductions, gathers and the exchange of records; exposed_comm_ms: of this rank's time, waiting for them or making them itself;
-     * compute_ms: the rest of step_ms. What overlaps counts to the step in which it ends. */
+    /* comm_ms: reductions, gathers, votes or the exchange of records were under way or waited for, since the last step's figures: what goes on
+     * between two steps, validation's included, counts to the second. exposed_comm_ms: in this step this rank waited for them or made them itself, a
+     * part of comm_ms; compute_ms: the rest of step_ms. */
     double tokens_per_s, step_ms, compute_ms, comm_ms, exposed_comm_ms;
     double flops_6nd_per_s, flops_model_per_s, flops_causal_per_s, mfu;
     int64_t mem_bytes; /* what this rank holds of what was planned: all of it */
@@ -145,8 +146,8 @@ MPT_API int mpt_session_profile(mpt_session_t *session, mpt_profile_row_t *rows,
 typedef struct mpt_traffic {
     uint64_t collectives; /* calls */
     uint64_t bytes_sent;  /* that this rank contributed to others, by the textbook volume of each collective */
-    double seconds;         /* of steps' communication, as comm_ms of all steps together */
-    double exposed_seconds; /* as exposed_comm_ms */
+    double seconds;         /* of communication: from one step's end to another's the sum of the comm_ms between */
+    double exposed_seconds; /* as exposed_comm_ms, but between steps too */
 } mpt_traffic_t;
 /** Waits for what is under way. Collective where the last step's gathers are. */
 MPT_API void mpt_session_traffic(const mpt_session_t *session, mpt_traffic_t *traffic_p);

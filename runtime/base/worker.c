@@ -21,6 +21,8 @@ struct mpt_worker {
     mpt_ticket_t last, done;  /* posted, and done: tickets between wait or run */
     mpt_status_t status;      /* what the work ended with */
     int leaving;
+    int running, waiting;     /* a job is under way; the owner waits for one, or runs it */
+    double since;             /* when that was last so written into: */
     mpt_worker_times_t times;
 };
 
@@ -44,15 +46,35 @@ static void note_failure(mpt_worker_t *worker, mpt_status_t status)
         worker->params.failed(worker->params.ctx, status);
 }
 
-/* Run a job without the lock; seconds that it took. */
-static double run(mpt_worker_t *worker, const posted_t *posted)
+/* With the lock: add what has passed since the last look, before `running` or `waiting` changes. */
+static void account(mpt_worker_t *worker)
 {
-    double start = now_s();
+    double now = now_s(), seconds = now - worker->since;
+    if (worker->running || worker->waiting)
+        worker->times.busy += seconds;
+    if (worker->waiting)
+        worker->times.waited += seconds;
+    worker->since = now;
+}
+
+static void set_running(mpt_worker_t *worker, int running)
+{
+    account(worker);
+    worker->running = running;
+}
+
+static void set_waiting(mpt_worker_t *worker, int waiting)
+{
+    account(worker);
+    worker->waiting = waiting;
+}
+
+/* Run a job without the lock. */
+static void run(mpt_worker_t *worker, const posted_t *posted)
+{
     mpt_status_t status = posted->job(posted->ctx, posted->a, posted->b);
-    double seconds = now_s() - start;
     if (status != MPT_OK)
         note_failure(worker, status);
-    return seconds;
 }
 
 /* With the lock: wait for a job. 0: none will come. */
@@ -71,10 +93,12 @@ static void *helper_main(void *arg)
     while (await_job(worker)) {
         posted_t posted = worker->ring[(worker->done + 1) % (mpt_ticket_t)worker->params.capacity];
         int skip = worker->status != MPT_OK;
+        set_running(worker, !skip);
         pthread_mutex_unlock(&worker->lock);
-        double seconds = skip ? 0.0 : run(worker, &posted);
+        if (!skip)
+            run(worker, &posted);
         pthread_mutex_lock(&worker->lock);
-        worker->times.busy += seconds;
+        set_running(worker, 0);
         worker->done++;
         pthread_cond_signal(&worker->ended);
     }
@@ -89,10 +113,10 @@ static void wait_until_done(mpt_worker_t *worker, mpt_ticket_t ticket)
 {
     if (worker->done >= ticket)
         return;
-    double start = now_s();
+    set_waiting(worker, 1);
     while (worker->done < ticket)
         pthread_cond_wait(&worker->ended, &worker->lock);
-    worker->times.waited += now_s() - start;
+    set_waiting(worker, 0);
 }
 
 mpt_status_t mpt_worker_wait(mpt_worker_t *worker, mpt_ticket_t ticket)
@@ -114,10 +138,12 @@ mpt_status_t mpt_worker_call(mpt_worker_t *worker, mpt_job_t job, void *ctx, int
     mpt_status_t status = mpt_worker_drain(worker);
     if (status != MPT_OK)
         return status;
-    double seconds = run(worker, &(posted_t){job, ctx, a, b});
     pthread_mutex_lock(&worker->lock);
-    worker->times.busy += seconds;
-    worker->times.waited += seconds;
+    set_waiting(worker, 1);
+    pthread_mutex_unlock(&worker->lock);
+    run(worker, &(posted_t){job, ctx, a, b});
+    pthread_mutex_lock(&worker->lock);
+    set_waiting(worker, 0);
     status = worker->status;
     pthread_mutex_unlock(&worker->lock);
     return status;
@@ -161,6 +187,7 @@ void mpt_worker_stop(mpt_worker_t *worker, mpt_status_t status)
 mpt_worker_times_t mpt_worker_times(mpt_worker_t *worker)
 {
     pthread_mutex_lock(&worker->lock);
+    account(worker);
     mpt_worker_times_t times = worker->times;
     pthread_mutex_unlock(&worker->lock);
     return times;
@@ -205,6 +232,7 @@ mpt_status_t mpt_worker_create(const mpt_worker_params_t *params, mpt_worker_t *
     }
     worker->params = *params;
     worker->ring = ring;
+    worker->since = now_s();
     pthread_mutex_init(&worker->lock, NULL);
     pthread_cond_init(&worker->came, NULL);
     pthread_cond_init(&worker->ended, NULL);

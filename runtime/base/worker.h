@@ -37,10 +37,11 @@ typedef struct mpt_worker_params {
     const mpt_log_t *log; /* borrowed */
 } mpt_worker_params_t;
 
-/** Where the time went, seconds since create. */
+/** Where the time went, seconds from create to now; what is under way counts as far as it is. Of any stretch of time `waited` is a part of
+ *  `busy`. */
 typedef struct mpt_worker_times {
-    double busy;   /* inside jobs */
-    double waited; /* of the owner: in waits, and in jobs that it ran itself */
+    double busy;   /* a job was under way, or the owner waited for one */
+    double waited; /* the owner waited, or ran a job itself */
 } mpt_worker_times_t;
 
 /** @return MPT_OK; MPT_ERR_NO_MEMORY (logged). A processor that the kernel refuses is a warning. */

@@ -266,6 +266,14 @@ static void stop_lets_the_job_under_way_end_and_drops_the_others(void **state)
 
 /* ---- time, place, memory ------------------------------------------------------------------------------- */
 
+static mpt_status_t nothing(void *ctx, int a, int b)
+{
+    (void)ctx;
+    (void)a;
+    (void)b;
+    return MPT_OK;
+}
+
 static void time_that_the_owner_worked_meanwhile_is_busy_but_not_waited(void **state)
 {
     (void)state;
@@ -276,6 +284,40 @@ static void time_that_the_owner_worked_meanwhile_is_busy_but_not_waited(void **s
     mpt_worker_times_t times = mpt_worker_times(worker);
     assert_true(times.busy >= 0.019);
     assert_true(times.waited < times.busy);
+    mpt_worker_destroy(worker);
+}
+
+/* Looked at anywhere, what is under way counts as far as it is, and waiting is a part of it. */
+static void what_is_under_way_counts_up_to_now(void **state)
+{
+    (void)state;
+    mpt_worker_t *worker = make_worker(1, 4);
+    (void)post(worker, held, 0, 0);
+    sleep_ms(20);
+    mpt_worker_times_t before = mpt_worker_times(worker);
+    sleep_ms(20);
+    mpt_worker_times_t after = mpt_worker_times(worker);
+    assert_true(after.busy - before.busy >= 0.019);
+    assert_true(after.waited == 0.0);
+    atomic_store(&shared.gate, 1);
+    assert_int_equal(mpt_worker_drain(worker), MPT_OK);
+    mpt_worker_destroy(worker);
+}
+
+static void no_stretch_of_time_is_waited_for_but_not_busy(void **state)
+{
+    (void)state;
+    mpt_worker_t *worker = make_worker(1, 4);
+    mpt_worker_times_t before = {0};
+    for (int i = 0; i < 300; i++) { /* most of a wait for so short a job is the helper's waking up */
+        mpt_ticket_t ticket = post(worker, nothing, 0, 0);
+        if (i % 3 == 0)
+            assert_int_equal(mpt_worker_call(worker, nothing, NULL, 0, 0), MPT_OK);
+        assert_int_equal(mpt_worker_wait(worker, ticket), MPT_OK);
+        mpt_worker_times_t after = mpt_worker_times(worker);
+        assert_true(after.waited - before.waited <= after.busy - before.busy + 1e-12);
+        before = after;
+    }
     mpt_worker_destroy(worker);
 }
 
@@ -356,6 +398,8 @@ int main(void)
         cmocka_unit_test(a_failed_call_ends_the_work_as_well),
         cmocka_unit_test(stop_lets_the_job_under_way_end_and_drops_the_others),
         cmocka_unit_test(time_that_the_owner_worked_meanwhile_is_busy_but_not_waited),
+        cmocka_unit_test(what_is_under_way_counts_up_to_now),
+        cmocka_unit_test(no_stretch_of_time_is_waited_for_but_not_busy),
         cmocka_unit_test(without_a_thread_all_that_is_busy_is_waited_for),
         cmocka_unit_test(the_helper_runs_where_it_is_told_to),
         cmocka_unit_test(nothing_is_allocated_after_create),

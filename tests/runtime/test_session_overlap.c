@@ -277,6 +277,62 @@ static void without_overlap_all_communication_is_exposed(void **state)
     fixture_free(run);
 }
 
+/* Steps with time between them, in which gathers end; a validation in between; then all there was. */
+typedef struct spent {
+    mpt_step_result_t step[4];
+    double comm_s;
+} spent_t;
+
+static mpt_status_t count_comm(mpt_session_t *s, int rank, void *ctx)
+{
+    spent_t *spent = (spent_t *)ctx + rank;
+    mpt_traffic_t before, after;
+    double loss;
+    mpt_status_t status = MPT_OK;
+    slow_comm[rank] = *s->group->ops;
+    slow_comm[rank].all_gather = all_gather_late;
+    s->group->ops = &slow_comm[rank];
+    mpt_session_traffic(s, &before);
+    for (int i = 0; i < 4 && status == MPT_OK; i++) {
+        status = mpt_session_step(s, &spent->step[i]);
+        if (i < 3)
+            sleep_ms(40);
+        if (i == 1 && status == MPT_OK)
+            status = mpt_session_validate(s, &loss);
+    }
+    mpt_session_traffic(s, &after);
+    spent->comm_s = after.seconds - before.seconds;
+    return status;
+}
+
+static void every_millisecond_of_communication_is_in_one_steps_comm(void **state)
+{
+    static const char *const wishes[] = {"comm.overlap=off", "comm.overlap=on"};
+    (void)state;
+    for (int mode = 0; mode < SHARD_MODES; mode++)
+        for (int w = 0; w < 2; w++) {
+            const char *const set[] = {"precision.compute=bf16", "train.steps=4", "train.val_every=3", wishes[w], NULL};
+            spent_t spent[FIXTURE_RANKS] = {{.comm_s = 0}};
+            fixture_job_t job = shard_job(4, mode, "run", set);
+            job.body = count_comm;
+            job.ctx = spent;
+            fixture_remove("run");
+            fixture_free(fixture_expect(job, MPT_OK));
+            for (int r = 0; r < 4; r++) {
+                double sum_ms = 0;
+                for (int i = 0; i < 4; i++) {
+                    const mpt_step_result_t *step = &spent[r].step[i];
+                    sum_ms += step->comm_ms;
+                    assert_true(step->exposed_comm_ms <= step->comm_ms && step->exposed_comm_ms > 0.0);
+                    assert_true(fabs(step->compute_ms + step->exposed_comm_ms - step->step_ms) < 1e-6);
+                }
+                if (!(fabs(sum_ms - 1e3 * spent[r].comm_s) < 1e-6))
+                    fail_msg("%s, %s, rank %d: %.3f ms of communication, of which steps have %.3f", shard_modes[mode].name,
+                             wishes[w], r, 1e3 * spent[r].comm_s, sum_ms);
+            }
+        }
+}
+
 /* ---- memory ------------------------------------------------------------------------------------------------ */
 
 /* All ranks are threads of this process: between barriers, so that none is elsewhere meanwhile. */
@@ -436,6 +492,7 @@ int main(void)
         cmocka_unit_test(a_unit_is_reduced_while_the_layer_below_goes_backward),
         cmocka_unit_test(jobs_slower_than_compute_change_no_bits),
         cmocka_unit_test(without_overlap_all_communication_is_exposed),
+        cmocka_unit_test(every_millisecond_of_communication_is_in_one_steps_comm),
         cmocka_unit_test(a_steady_step_allocates_nothing),
         cmocka_unit_test(a_failure_while_jobs_are_under_way_ends_all_with_one_message),
         cmocka_unit_test(a_rank_that_gives_up_ends_all_at_once),
