@@ -74,11 +74,13 @@ typedef struct shm_call {
     uint64_t pointer; /* register among threads: the memory itself */
 } shm_call_t;
 
-/* A call in short: all must say the same. */
+/* A call in short: all must say the same. Whose `past` is equal, said the same before too. */
 typedef struct shm_said {
     uint8_t op, wire, out, unused[1];
     int32_t root;
     uint64_t bytes;
+    uint64_t past; /* a hash of this call and of all before it */
+    uint64_t filler;
 } shm_said_t;
 
 typedef struct shm_slot {
@@ -120,6 +122,7 @@ typedef struct shm {
     uint32_t epoch;    /* meetings that this rank has reached */
     uint32_t met;      /* the newest that it knows all to have reached */
     uint32_t called;   /* the one of its newest call, which says in which slots that lies */
+    uint64_t past;     /* as it said there */
     uint32_t *written; /* [lanes][ranks] our side's count of each channel to a peer */
     uint32_t *taken;   /* [lanes][ranks] and of each channel from a peer */
     int gave_up;       /* alarms raised, or one heeded */

@@ -49,17 +49,26 @@ mpt_status_t mpt_shm_compare(mpt_comm_t *comm, int peer)
     return same_said(&mine, &theirs) ? MPT_OK : give_up_on_mismatch(comm, peer, &mine, &theirs, "");
 }
 
+static mpt_status_t give_up_on_first(mpt_comm_t *comm, int peer, uint32_t first, uint32_t last)
+{
+    uint32_t epoch = first;
+    while (epoch != last && same_said(mpt_shm_said(comm, comm->rank, epoch), mpt_shm_said(comm, peer, epoch)))
+        epoch++;
+    return give_up_on_mismatch(comm, peer, mpt_shm_said(comm, comm->rank, epoch), mpt_shm_said(comm, peer, epoch),
+                               ", in an earlier call");
+}
+
 /* A root goes on without having seen what the others called, and two roots look at nobody. Once all have come to a later
- * meeting than those broadcasts, here `last`, they are compared one by one from `first` on. No peer is so far ahead that it
- * writes there again before this rank comes to its next meeting. */
+ * meeting than those broadcasts, which are `first` to `last`, they are compared, by one look at each peer. No peer is so far
+ * ahead that it writes there again before this rank comes to its next meeting. */
 static mpt_status_t compare_since(mpt_comm_t *comm, uint32_t first, uint32_t last)
 {
-    for (uint32_t epoch = first; (int32_t)(last - epoch) >= 0; epoch++) {
-        const shm_said_t *mine = mpt_shm_said(comm, comm->rank, epoch);
-        for (int r = 0; r < comm->ranks; r++)
-            if (!same_said(mine, mpt_shm_said(comm, r, epoch)))
-                return give_up_on_mismatch(comm, r, mine, mpt_shm_said(comm, r, epoch), ", in an earlier call");
-    }
+    if ((int32_t)(last - first) < 0)
+        return MPT_OK;
+    uint64_t past = mpt_shm_said(comm, comm->rank, last)->past;
+    for (int r = 0; r < comm->ranks; r++)
+        if (mpt_shm_said(comm, r, last)->past != past)
+            return give_up_on_first(comm, r, first, last);
     return MPT_OK;
 }
 
@@ -72,10 +81,27 @@ mpt_status_t mpt_shm_look_back(mpt_comm_t *comm)
         if ((int32_t)(arrived - last) < 0)
             last = arrived;
     }
-    if ((int32_t)(last - first) < 0)
-        return MPT_OK;
-    shm->met = last;
+    if ((int32_t)(last - first) >= 0)
+        shm->met = last;
     return compare_since(comm, first, last);
+}
+
+/* Multiplying and folding by turns, as SplitMix64 does (Steele, Lea, Flood 2014). */
+static uint64_t add_to_past(uint64_t past, uint64_t word)
+{
+    past = (past + word) * 0x9e3779b97f4a7c15u;
+    return past ^ past >> 29;
+}
+
+static void say_in_short(mpt_comm_t *comm, const shm_call_t *call, uint32_t epoch)
+{
+    shm_t *shm = comm->impl;
+    shm_said_t said = in_short(call);
+    uint64_t what = (uint64_t)said.op | (uint64_t)said.wire << 8 | (uint64_t)said.out << 16 |
+                    (uint64_t)(uint32_t)said.root << 32;
+    shm->past = add_to_past(add_to_past(shm->past, what), said.bytes);
+    said.past = shm->past;
+    *mpt_shm_said(comm, comm->rank, epoch) = said;
 }
 
 /* Fetch the first lines of the slot after this one to write them: a peer was the last to read them. */
@@ -105,7 +131,7 @@ mpt_status_t mpt_shm_open_slot(mpt_comm_t *comm, const shm_call_t *call, shm_slo
             return status;
     }
     shm->called = next;
-    *mpt_shm_said(comm, comm->rank, next) = in_short(call);
+    say_in_short(comm, call, next);
     *slot_p = mpt_shm_slot(comm, comm->rank, next);
     (*slot_p)->call = *call;
     own_soon(mpt_shm_slot(comm, comm->rank, next + 1));

@@ -260,7 +260,8 @@ static void different_calls_fail_on_every_rank(void **state)
     assert_party(&(party_t){.ranks = 3, .backend = "shm", .body = count_differently});
 }
 
-/* The root of a small broadcast does not wait for the others: it hears of their mistake in its next call, or in this one if they came first. */
+/* The root of a small broadcast does not wait for the others: it hears of their mistake in its next call, or at once where it
+ * comes after them. */
 static int broadcast_differently(party_rank_t *rank)
 {
     float a[8] = {0};
@@ -277,7 +278,7 @@ static int broadcast_differently(party_rank_t *rank)
             !strstr(rank->said, "gave up"));
 }
 
-static void a_root_fails_in_its_next_call_at_the_latest(void **state)
+static void a_root_that_went_on_fails_in_its_next_call(void **state)
 {
     (void)state;
     assert_party(&(party_t){.ranks = 3, .backend = "shm", .body = broadcast_differently});
@@ -708,7 +709,7 @@ int main(void)
         cmocka_unit_test(poll_sees_a_death_without_any_timeout),
         cmocka_unit_test(a_rank_that_left_is_not_waited_for),
         cmocka_unit_test(different_calls_fail_on_every_rank),
-        cmocka_unit_test(a_root_fails_in_its_next_call_at_the_latest),
+        cmocka_unit_test(a_root_that_went_on_fails_in_its_next_call),
         cmocka_unit_test(ranks_that_each_name_themselves_root_fail_together),
         cmocka_unit_test(roots_that_only_broadcast_poll_or_leave_notice_too),
         cmocka_unit_test(what_ranks_call_alike_is_never_refused),
