@@ -22,6 +22,8 @@
 #include <string.h>
 
 #define SOFT static inline __attribute__((always_inline, unused))
+/* What is long: kernels unroll their loops, and inlined these would take minutes to compile. */
+#define SOFT_CALL static __attribute__((noinline, unused))
 
 typedef int16_t soft_i16_t __attribute__((vector_size(64)));
 typedef int32_t soft_i32_t __attribute__((vector_size(64)));
@@ -97,7 +99,7 @@ SOFT float soft_scale(float a, float b)
     return (float)((double)a * (double)ldexp(1, (int)power));
 }
 
-SOFT __m512 soft_scalef_ps(__m512 a, __m512 b)
+SOFT_CALL __m512 soft_scalef_ps(__m512 a, __m512 b)
 {
     soft512_t x = {.f = a}, y = {.f = b};
     for (int lane = 0; lane < 16; lane++)
@@ -114,7 +116,7 @@ SOFT float soft_reciprocal(float x)
     return near.f32[0];
 }
 
-SOFT __m512 soft_rcp14_ps(__m512 a)
+SOFT_CALL __m512 soft_rcp14_ps(__m512 a)
 {
     soft512_t x = {.f = a};
     for (int lane = 0; lane < 16; lane++)
@@ -163,7 +165,7 @@ SOFT __m512i soft_castsi256_si512(__m256i low)
     return ((soft512_t){.i8 = {low, _mm256_set1_epi32(-1)}}).i;
 }
 
-SOFT __m512i soft_permutexvar_epi16(__m512i index, __m512i a)
+SOFT_CALL __m512i soft_permutexvar_epi16(__m512i index, __m512i a)
 {
     const soft512_t at = {.i = index}, x = {.i = a};
     soft512_t out;
@@ -219,7 +221,7 @@ SOFT __mmask16 soft_cmp_ps_mask(__m512 a, __m512 b, int predicate)
                        _mm256_movemask_ps(_mm256_cmp_ps(x.f8[1], y.f8[1], _CMP_ORD_Q)) << 8);
 }
 
-SOFT __m512i soft_maskz_permutexvar_epi16(__mmask32 mask, __m512i index, __m512i a)
+SOFT_CALL __m512i soft_maskz_permutexvar_epi16(__mmask32 mask, __m512i index, __m512i a)
 {
     soft512_t out = {.i = soft_permutexvar_epi16(index, a)};
     for (int word = 0; word < 32; word++)
@@ -291,26 +293,26 @@ SOFT void soft_copy_masked(void *to, const void *from, uint32_t mask, size_t byt
             memcpy((char *)to + at, (const char *)from + at, bytes);
 }
 
-SOFT __m512 soft_maskz_loadu_ps(__mmask16 mask, const void *from)
+SOFT_CALL __m512 soft_maskz_loadu_ps(__mmask16 mask, const void *from)
 {
     soft512_t x = {.u32 = {0}};
     soft_copy_masked(&x, from, mask, 4);
     return x.f;
 }
 
-SOFT void soft_mask_storeu_ps(void *to, __mmask16 mask, __m512 a)
+SOFT_CALL void soft_mask_storeu_ps(void *to, __mmask16 mask, __m512 a)
 {
     soft_copy_masked(to, &a, mask, 4);
 }
 
-SOFT __m512i soft_maskz_loadu_32_epi16(__mmask32 mask, const void *from)
+SOFT_CALL __m512i soft_maskz_loadu_32_epi16(__mmask32 mask, const void *from)
 {
     soft512_t x = {.u32 = {0}};
     soft_copy_masked(&x, from, mask, 2);
     return x.i;
 }
 
-SOFT __m256i soft_maskz_loadu_16_epi16(__mmask16 mask, const void *from)
+SOFT_CALL __m256i soft_maskz_loadu_16_epi16(__mmask16 mask, const void *from)
 {
     __m256i x = _mm256_setzero_si256();
     if (mask == 0xffff)
@@ -319,7 +321,7 @@ SOFT __m256i soft_maskz_loadu_16_epi16(__mmask16 mask, const void *from)
     return x;
 }
 
-SOFT void soft_mask_storeu_epi16(void *to, __mmask16 mask, __m256i a)
+SOFT_CALL void soft_mask_storeu_epi16(void *to, __mmask16 mask, __m256i a)
 {
     soft_copy_masked(to, &a, mask, 2);
 }
@@ -384,13 +386,13 @@ SOFT __m256i soft_half_to_bf16(__m256 a)
     return _mm256_blendv_epi8(_mm256_blendv_epi8(rounded, sign, tiny), quiet, nan);
 }
 
-SOFT __m256bh soft_cvtneps_pbh(__m512 a)
+SOFT_CALL __m256bh soft_cvtneps_pbh(__m512 a)
 {
     const soft512_t x = {.f = a};
     return (__m256bh)soft_pack_epu32(soft_half_to_bf16(x.f8[0]), soft_half_to_bf16(x.f8[1]));
 }
 
-SOFT __m512bh soft_cvtne2ps_pbh(__m512 high, __m512 low)
+SOFT_CALL __m512bh soft_cvtne2ps_pbh(__m512 high, __m512 low)
 {
     return (__m512bh)((soft512_t){.i8 = {(__m256i)soft_cvtneps_pbh(low), (__m256i)soft_cvtneps_pbh(high)}}).i;
 }
@@ -401,7 +403,7 @@ SOFT __m512 soft_cvtpbh_ps(__m256bh a)
 }
 
 /* VFIXUPIMMPS by the table that says: a NaN in b, made quiet, instead of a. */
-SOFT __m512 soft_fixupimm_ps(__m512 a, __m512 b, __m512i table, int flags)
+SOFT_CALL __m512 soft_fixupimm_ps(__m512 a, __m512 b, __m512i table, int flags)
 {
     const soft512_t x = {.f = a}, y = {.f = b}, t = {.i = table};
     soft512_t out;

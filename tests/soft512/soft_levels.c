@@ -1,8 +1,6 @@
 #include "soft_levels.h"
 
-#if defined(__x86_64__)
-
-
+#if defined(MPT_SOFT_LEVELS)
 
 mpt_isa_t __real_mpt_isa_detect(void);
 
