@@ -1,6 +1,6 @@
 /*
  * Every backend against the oracle: `ref` against itself in FP64, `cpu` at every instruction level that
- * this processor has; amx also where its tiles are emulated. As a tool: test_conformance [part of an
+ * this processor has, or that it runs in software. As a tool: test_conformance [part of an
  * operation's name] [level, or ref] runs only those and prints each one's largest error as a share of
  * what is allowed.
  */
@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <unistd.h>
 #include "conformance_suite.h"
+#include "soft_levels.h"
 #include "tile_emulator.h"
 
 typedef struct selection {
@@ -24,9 +25,12 @@ static const char *target_name(const conform_target_t *t)
     return strcmp(t->ops->name, "ref") == 0 ? "ref" : mpt_isa_name(t->isa);
 }
 
-static int emulated(const conform_target_t *t)
+/* How a target runs, where that is not as it is written. */
+static const char *manner(const conform_target_t *t)
 {
-    return t->isa == MPT_ISA_AMX && tile_emulator_installed();
+    if (t->isa >= soft_levels_first())
+        return " (in software)";
+    return t->isa == MPT_ISA_AMX && tile_emulator_installed() ? " (emulated)" : "";
 }
 
 /* `level`: "" for all, or one target's name. */
@@ -65,8 +69,7 @@ static void print_coverage(void)
     select_targets(&s, "");
     printf("conformance covers:");
     for (int i = 0; i < s.target_count; i++)
-        printf(" %s%s", target_name(&s.targets[i]),
-               emulated(&s.targets[i]) ? " (emulated)" : "");
+        printf(" %s%s", target_name(&s.targets[i]), manner(&s.targets[i]));
     for (int isa = (int)mpt_isa_detect() + 1; isa < MPT_ISA_COUNT; isa++)
         printf(" (not %s: this processor lacks it)", mpt_isa_name((mpt_isa_t)isa));
     printf("\n");

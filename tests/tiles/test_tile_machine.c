@@ -274,7 +274,7 @@ int main(void)
         cmocka_unit_test(tiles_that_are_not_configured_are_refused),
         cmocka_unit_test(products_of_tiles_that_do_not_match_are_refused),
     };
-    return mpt_isa_detect() < MPT_ISA_AVX512 ? 77 : cmocka_run_group_tests(tests, NULL, NULL);
+    return mpt_isa_detect() < MPT_ISA_AVX2 ? 77 : cmocka_run_group_tests(tests, NULL, NULL);
 }
 
 #else

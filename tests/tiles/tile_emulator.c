@@ -211,6 +211,11 @@ int tile_emulator_installed(void)
     return emulator.installed;
 }
 
+struct tile_file *tile_emulator_tiles(void)
+{
+    return &tiles;
+}
+
 #else
 
 int tile_emulator_install(void)
@@ -221,6 +226,11 @@ int tile_emulator_install(void)
 int tile_emulator_installed(void)
 {
     return 0;
+}
+
+struct tile_file *tile_emulator_tiles(void)
+{
+    return NULL;
 }
 
 #endif

@@ -9,6 +9,8 @@
 #ifndef TILE_EMULATOR_H
 #define TILE_EMULATOR_H
 
+struct tile_file;
+
 /**
  * From now on, in every thread; says so on stderr the first time. To be called again where others may have taken the
  * signal, as cmocka does before each test. @return 1; 0: this is no x86-64 processor.
@@ -16,5 +18,7 @@
 int tile_emulator_install(void);
 /** 1: it has been. */
 int tile_emulator_installed(void);
+/** The calling thread's tile registers (tile_machine.h), for who does tile instructions without raising them. */
+struct tile_file *tile_emulator_tiles(void);
 
 #endif

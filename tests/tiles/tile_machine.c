@@ -119,47 +119,48 @@ static const char *refuse_product(const tile_file_t *file, unsigned sum, unsigne
     return NULL;
 }
 
-#define AVX512 __attribute__((target("avx512f")))
+#define AVX2 __attribute__((target("avx2,fma")))
+#define HALF 8 /* columns of a register */
 
-/* The halves of BF16 pairs, as FP32: 0 the even elements. */
-AVX512 static inline __m512 half_of(__m512i pairs, int odd)
+/* The elements of BF16 pairs, as FP32: 0 the even ones. */
+AVX2 static inline __m256 elements_of(__m256i pairs, int odd)
 {
-    return (__m512)(odd ? _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(pairs, 16));
+    return (__m256)(odd ? _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)) : _mm256_slli_epi32(pairs, 16));
 }
 
-/* Rows m .. m+3; those past the tile's last are computed on zeros and not kept. */
-AVX512 static inline void multiply_rows(tile_file_t *file, unsigned sum, unsigned a, int depth,
-                                        const __m512 b[PAIRS][2], int m)
+/* One half of rows m and m + 1; what is past the tile's last row or column is computed on zeros and not kept. */
+AVX2 static inline void multiply_rows(tile_file_t *file, unsigned sum, unsigned a, const __m256 b[PAIRS][2][2], int m,
+                                      int half)
 {
-    __m512 chain[4][2] = {{{0}}};
+    const int depth = file->config.row_bytes[a] / 4, columns = file->config.row_bytes[sum] / 4 - HALF * half;
+    const __m256i kept = _mm256_cmpgt_epi32(_mm256_set1_epi32(columns), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    __m256 chain[2][2] = {{{0}}};
     for (int k = 0; k < depth; k++)
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++)
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++)
 #pragma GCC unroll 2
             for (int odd = 0; odd < 2; odd++)
-                chain[i][odd] = _mm512_fmadd_ps(half_of(_mm512_set1_epi32((int)file->data[a][m + i][k]), odd),
-                                                b[k][odd], chain[i][odd]);
-    const __mmask16 columns = (__mmask16)((1u << file->config.row_bytes[sum] / 4) - 1);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        if (m + i >= file->config.rows[sum])
-            return;
-        const __m512 before = _mm512_load_ps(file->data[sum][m + i]);
-        const __m512 after = _mm512_add_ps(before, _mm512_add_ps(chain[i][0], chain[i][1]));
-        _mm512_store_ps(file->data[sum][m + i], _mm512_maskz_mov_ps(columns, after));
+                chain[i][odd] = _mm256_fmadd_ps(elements_of(_mm256_set1_epi32((int)file->data[a][m + i][k]), odd),
+                                                b[k][half][odd], chain[i][odd]);
+    for (int i = 0; i < 2 && m + i < file->config.rows[sum]; i++) {
+        float *row = (float *)file->data[sum][m + i] + HALF * half;
+        const __m256 after = _mm256_add_ps(_mm256_load_ps(row), _mm256_add_ps(chain[i][0], chain[i][1]));
+        _mm256_store_ps(row, _mm256_and_ps((__m256)kept, after));
     }
 }
 
 /* Not inlined: nothing of it may move out from between the changes of MXCSR. */
-AVX512 __attribute__((noinline)) static void multiply(tile_file_t *file, unsigned sum, unsigned a, unsigned b)
+AVX2 __attribute__((noinline)) static void multiply(tile_file_t *file, unsigned sum, unsigned a, unsigned b)
 {
-    const int depth = file->config.rows[b];
-    __m512 halves[PAIRS][2];
-    for (int k = 0; k < depth; k++)
-        for (int odd = 0; odd < 2; odd++)
-            halves[k][odd] = half_of(_mm512_load_si512(file->data[b][k]), odd);
-    for (int m = 0; m < file->config.rows[sum]; m += 4)
-        multiply_rows(file, sum, a, depth, (const __m512(*)[2])halves, m);
+    __m256 elements[PAIRS][2][2];
+    for (int k = 0; k < file->config.rows[b]; k++)
+        for (int half = 0; half < 2; half++)
+            for (int odd = 0; odd < 2; odd++)
+                elements[k][half][odd] =
+                    elements_of(_mm256_load_si256((const __m256i *)file->data[b][k] + half), odd);
+    for (int m = 0; m < file->config.rows[sum]; m += 2)
+        for (int half = 0; half < 2; half++)
+            multiply_rows(file, sum, a, (const __m256(*)[2][2])elements, m, half);
 }
 
 const char *tile_multiply(tile_file_t *file, unsigned sum, unsigned a, unsigned b)

@@ -4,7 +4,7 @@
  *
  * Each function returns NULL, or why a processor would refuse the instruction; the registers are then as before. A
  * start row other than zero, meant for restarts after a page fault, is refused as well.
- * Needs AVX-512; x86-64 only. A file belongs to one thread.
+ * Needs AVX2 and FMA; x86-64 only. A file belongs to one thread.
  */
 #ifndef TILE_MACHINE_H
 #define TILE_MACHINE_H
