@@ -163,12 +163,12 @@ static inline double conform_half_ulp(double value, mpt_dtype_t dtype)
 
 /*
  * Error of one product of two compute numbers, relative: FP32's rounding is counted by the sum. BF16
- * products are exact in FP32, and those of TF32, of 11 bits each. An FP16 number split into two BF16 terms leaves out at most the
- * product of the two low ones, each at most 2^-8 of its number; a TF32 number's low term is at most 2^-9 of it.
+ * products are exact in FP32, and those of TF32, of 11 bits each. FP16 and TF32 numbers split into two BF16 terms leave out at most the
+ * product of the two low ones, each at most 2^-8 of its number.
  */
 static inline double conform_product(mpt_dtype_t compute)
 {
-    return compute == MPT_F16 ? 0x1p-16 : compute == MPT_TF32 ? 0x1p-18 : 0;
+    return compute == MPT_F16 || compute == MPT_TF32 ? 0x1p-16 : 0;
 }
 
 /* Additions that one product may take: three of two terms' products. FP16's larger error of a product has room for them. */

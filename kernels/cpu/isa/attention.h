@@ -16,7 +16,7 @@
  * Two engines do the work on blocks: FP32 vectors ("fma": every level and type), and bf16 operands
  * packed in tiles ("tiles": BF16 and F16 at the amx level, BF16 at avx512_bf16, where dot products
  * multiply them). An FP16 number is the sum of two bf16 numbers, its planes; a product keeps three
- * of the four terms and drops low x low, at most 2^-18 of it. Without tile instructions three dot
+ * of the four terms and drops low x low, at most 2^-16 of it. Without tile instructions three dot
  * products cost more than one FP32 product: F16 stays with fma there.
  *
  * Non-finite values. Where rows are summed with weights that are zero above the diagonal, 0 * inf

@@ -12,7 +12,7 @@
  *
  * FP16 runs on the same tiles. An FP16 number is hi + lo, both BF16: 11 significant bits are 8, and 3 with a
  * sign, and neither term is ever denormal in BF16. A step of a panel is then two tiles of hi and two of lo, and
- * a product hi hi + hi lo + lo hi; lo lo, below 2^-18 of it, is left out. An infinity has lo = 0, so
+ * a product hi hi + hi lo + lo hi; lo lo, at most 2^-16 of it, is left out. An infinity has lo = 0, so
  * that infinity times a number can come out NaN instead of infinity: not finite either way.
  *
  * TF32 has as many significant bits as FP16 and splits the same way, out of FP32 in memory. Its exponents are BF16's: the high
