@@ -17,8 +17,7 @@
 #define GELU_E1 -0x1.26aec2p+1f /* -2u log2(e) = p (E1 + E3 p^2) */
 #define GELU_E3 -0x1.a5a7d0p-4f
 
-#define GELU_MOST 125.0f         /* the largest power of two in 1 + e^(-2u), */
-#define GELU_SLOPE_MOST 9.96875f /* and |p| below which e^(-2u) is a smaller one */
+#define GELU_MOST 125.0f /* the largest power of two in 1 + e^(-2u) */
 
 /** 1 / d within 2 units in the last place for d in [1, 2^GELU_MOST); zero at 2^GELU_MOST, so that times infinity it is NaN. */
 VEC_INLINE vec_t gelu_reciprocal(vec_t d)
@@ -61,13 +60,13 @@ VEC_INLINE vec_t gelu_value(vec_t p)
 }
 
 /**
- * d gelu / dp = s + p s (1 - s) d(2u)/dp with s = 1 / (1 + e^(-2u)). Beyond GELU_SLOPE_MOST it is 1 or 0 in FP32;
- * clamping p there keeps infinity times zero away, and every exponent in range.
+ * d gelu / dp = s + p s (1 - s) d(2u)/dp with s = 1 / (1 + e^(-2u)). Beyond 10 it is 1 or 0 in FP32; clamping
+ * p there keeps infinity times zero away, and exponents above -126.
  */
 VEC_INLINE vec_t gelu_slope(vec_t p)
 {
-    const vec_t q = vec_max(vec_set(-GELU_SLOPE_MOST), vec_min(vec_set(GELU_SLOPE_MOST), p));
-    const vec_t power = gelu_power_of_two(gelu_exponent(q));
+    const vec_t q = vec_max(vec_set(-10.0f), vec_min(vec_set(10.0f), p));
+    const vec_t power = gelu_power_of_two(vec_min(vec_set(GELU_MOST), gelu_exponent(q)));
     const vec_t s = gelu_reciprocal(power + 1.0f);
     const vec_t inner = q * vec_fma(q * q, vec_set(GELU_3A3), vec_set(GELU_A1));
     const vec_t rest = power * s; /* 1 - s */
