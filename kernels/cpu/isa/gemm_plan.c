@@ -6,9 +6,9 @@
 #define C_COLUMNS 768    /* of a block whose sums stay in cache */
 #define MOST_ROWS 1024   /* of a task */
 #define SHORT_ROWS 256   /* a contraction is short if as many rows of A fit A_BYTES */
-#define TASKS_A_THREAD 4 /* so that threads that finish early find work */
-#define MOST_IDLE_PERCENT 7 /* of a thread's time, waiting for the others */
-#define LEAST_PANELS 4   /* fewer panels of A for each of B cost more than an idle thread */
+#define TASKS_A_THREAD 4    /* so that threads that finish early find work */
+#define MOST_IDLE_PERCENT 7 /* of their time that threads may wait for the others */
+#define LEAST_PANELS 4      /* fewer panels of A for each of B cost more than an idle thread */
 
 /* The length of equal pieces, at most `longest` (a multiple of `unit`), that cover `total`. */
 static int64_t equal_pieces(int64_t total, int64_t longest, int64_t unit)

@@ -63,26 +63,26 @@ void gemm_store_rows(const gemm_rows_t *rows)
     }
 }
 
-/* `write`: a constant. What is to be stored is asked for as its owner: the store then waits for nothing. */
-VEC_INLINE void fetch_matrix(const gemm_rows_t *rows, const void *matrix, mpt_dtype_t dtype, int write)
+static void fetch_matrix(const gemm_rows_t *rows, const void *matrix, mpt_dtype_t dtype)
 {
     const int64_t element = (int64_t)mpt_dtype_bytes(dtype), bytes = rows->columns * element;
     const char *row = (const char *)matrix + (rows->row * rows->out->ld + rows->column) * element;
     for (int i = 0; i < rows->count; i++, row += rows->out->ld * element) {
-        for (int64_t at = 0; at < bytes; at += 64)
-            __builtin_prefetch(row + at, write, 2);
-        __builtin_prefetch(row + bytes - 1, write, 2);
+        const gemm_fetch_t part = {.at = row, .bytes = bytes};
+        gemm_fetch(&part);
+        __builtin_prefetch(row + bytes - 1, 0, 2); /* rows need not start where a line does */
     }
 }
 
+/* Stores that go through the caches read their lines first. */
 void gemm_fetch_operands(const gemm_rows_t *rows)
 {
     const gemm_output_t *out = rows->out;
     if (out->finish == GEMM_GELU_SLOPE)
-        fetch_matrix(rows, out->slope_at, out->compute, 0);
+        fetch_matrix(rows, out->slope_at, out->compute);
     if (gemm_streams(out, rows->column))
         return;
-    fetch_matrix(rows, out->data, out->dtype, 1);
+    fetch_matrix(rows, out->data, out->dtype);
     if (out->finish == GEMM_GELU)
-        fetch_matrix(rows, out->pre, out->compute, 1);
+        fetch_matrix(rows, out->pre, out->compute);
 }

@@ -40,7 +40,7 @@ typedef struct gemm_aside {
     int64_t fetch_a_step, sums_a_step; /* bytes of both to bring near at each step; multiples of a cache line */
 } gemm_aside_t;
 
-/** Bring near what finishing these rows will read. */
+/** Bring near what finishing and storing these rows will read. */
 void gemm_fetch_operands(const gemm_rows_t *rows);
 
 /** Finish and store these rows. */
