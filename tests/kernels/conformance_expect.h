@@ -164,17 +164,11 @@ static inline double conform_half_ulp(double value, mpt_dtype_t dtype)
 /*
  * Error of one product of two compute numbers, relative: FP32's rounding is counted by the sum. BF16
  * products are exact in FP32, and those of TF32, of 11 bits each. FP16 and TF32 numbers split into two BF16 terms leave out at most the
- * product of the two low ones, each at most 2^-8 of its number.
+ * product of the two low ones, each at most 2^-8 of its number; that has room for the additions of the other three.
  */
 static inline double conform_product(mpt_dtype_t compute)
 {
     return compute == MPT_F16 || compute == MPT_TF32 ? 0x1p-16 : 0;
-}
-
-/* Additions that one product may take: three of two terms' products. FP16's larger error of a product has room for them. */
-static inline int conform_additions(mpt_dtype_t compute)
-{
-    return compute == MPT_TF32 ? 3 : 1;
 }
 
 /*

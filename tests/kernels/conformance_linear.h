@@ -2,7 +2,7 @@
  * Conformance cases of the three products. Shape n: rows, in, out.
  *
  * Slack of a sum of K products of absolute sum A: (K + 3) u A in FP32, in any order, plus the product's own
- * error (see conform_product); in TF32, whose factors the exact run has rounded, 3 K for K (conform_additions). A is computed by running the oracle on absolute values. GELU: the tanh is off
+ * error (see conform_product; in TF32 the exact run has rounded the factors). A is computed by running the oracle on absolute values. GELU: the tanh is off
  * by a few u absolutely, so gelu(p) by 8 u |p|, and its slope by 8 u (1 + |p| w'), w' the derivative of
  * tanh's argument.
  */
@@ -67,7 +67,7 @@ static void linear_slack(conform_case_t *c, int index, int64_t terms, int a, int
     double floor = conform_floor(c->compute, terms, linear_largest(c, a) + linear_largest(c, b));
     for (int64_t i = 0; i < c->array[index].count; i++)
         c->array[index].slack[i] =
-            ((double)(terms * conform_additions(c->compute) + 3) * CONFORM_U32 + product) * magnitude[i] + floor;
+            ((double)(terms + 3) * CONFORM_U32 + product) * magnitude[i] + floor;
     free(magnitude);
 }
 
