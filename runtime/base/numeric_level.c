@@ -326,8 +326,8 @@ AVX2 MPT_INLINE void store_bf16_avx2(uint16_t *to, __m256 value)
     __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     __m256i up = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
     __m256i high = _mm256_srli_epi32(_mm256_add_epi32(bits, up), 16);
-    __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
-    _mm_storeu_si128((__m128i *)to, _mm256_castsi256_si128(packed));
+    __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+    _mm_storeu_si128((__m128i *)to, packed);
 }
 
 AVX2 MPT_INLINE void store_f16_avx2(uint16_t *to, __m256 value)

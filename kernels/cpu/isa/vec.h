@@ -219,8 +219,7 @@ VEC_INLINE vec_u16_t vec_narrow_u32(vec_u32_t x)
 #if defined(VEC_AVX512)
     return (vec_u16_t)_mm512_cvtepi32_epi16((__m512i)x);
 #elif defined(MPT_LEVEL_AVX2)
-    const __m256i packed = _mm256_packus_epi32((__m256i)x, (__m256i)x);
-    return (vec_u16_t)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+    return (vec_u16_t)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
 #else
     return __builtin_convertvector(x, vec_u16_t);
 #endif
