@@ -30,6 +30,7 @@ static inline void gemm_fetch(const gemm_fetch_t *f)
 {
     for (int64_t at = 0; at < f->bytes; at += 64)
         __builtin_prefetch(f->at + at, 0, 2);
+    __asm__ volatile(""); /* else GCC takes functions that only prefetch for ones without effect, and drops their calls */
 }
 
 /* What a micro-kernel does while it waits for its products. */
