@@ -333,6 +333,10 @@ VEC_INLINE vec_t vec_load_f32(const float *array, int lanes)
     else
 #if defined(VEC_AVX512)
         value = (vec_t)_mm512_maskz_loadu_ps(vec_mask(lanes), array);
+#elif defined(MPT_LEVEL_AVX2)
+        if (lanes == 4) /* memcpy would go through the stack, where a read of more than was just written waits */
+            return (vec_t)_mm256_zextps128_ps256(_mm_loadu_ps(array));
+        memcpy(&value, array, (size_t)lanes * sizeof *array);
 #else
         memcpy(&value, array, (size_t)lanes * sizeof *array);
 #endif
@@ -359,6 +363,10 @@ VEC_INLINE vec_u16_t vec_load_u16(const uint16_t *array, int lanes)
     else
 #if defined(VEC_AVX512)
         value = (vec_u16_t)_mm256_maskz_loadu_epi16(vec_mask(lanes), array);
+#elif defined(MPT_LEVEL_AVX2)
+        if (lanes == 4)
+            return (vec_u16_t)_mm_loadl_epi64((const __m128i *)array);
+        memcpy(&value, array, (size_t)lanes * sizeof *array);
 #else
         memcpy(&value, array, (size_t)lanes * sizeof *array);
 #endif
