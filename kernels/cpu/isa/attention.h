@@ -172,6 +172,15 @@ void attention_store_transposed(const attention_shape_t *shape, const float *fro
                                 const float *factor, int zipped, char *to, int64_t stride,
                                 int64_t rows);
 
+/** Ask for rows [first, last) of `source`: a head's rows lie far apart, where processors do not look ahead. */
+static inline void attention_fetch(const attention_shape_t *shape, attention_source_t source, int64_t first, int64_t last)
+{
+    const int64_t bytes = shape->head_dim * (int64_t)mpt_dtype_bytes(shape->compute);
+    last = attention_smaller(last, shape->seq);
+    for (int64_t r = first; r < last; r++)
+        vec_fetch(source.base + r * source.stride, bytes);
+}
+
 /* ---- attention_forward.c, attention_backward.c ----------------------------------------------- */
 
 /** Bytes of scratch that a thread needs; they grow with seq and head_dim. */

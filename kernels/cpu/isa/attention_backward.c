@@ -1,5 +1,7 @@
 #include "attention.h"
 
+#define ROWS_AHEAD 16 /* asked for, of those that are read one by one */
+
 typedef struct backward_job {
     attention_shape_t shape;
     const mpt_attention_backward_t *args;
@@ -98,6 +100,8 @@ static void prepare_rows(const backward_task_t *t)
 {
     const attention_shape_t *shape = t->shape;
     for (int64_t r = t->first_query; r < t->last_query; r++) {
+        attention_fetch(shape, t->out, r + ROWS_AHEAD, r + ROWS_AHEAD + 1);
+        attention_fetch(shape, t->dout, r + ROWS_AHEAD, r + ROWS_AHEAD + 1);
         vec_t sum = vec_set(0);
         for (int64_t d = 0; d < shape->head_dim && r < shape->seq; d += VEC_LANES) {
             const int lanes = (int)attention_smaller(VEC_LANES, shape->head_dim - d);
@@ -118,6 +122,8 @@ static int pack_queries(const backward_task_t *t)
     int bad = 0;
     for (int64_t q = t->first_query; q < t->last_query; q += shape->queries) {
         const int64_t rows = attention_smaller(shape->queries, t->last_query - q);
+        attention_fetch(shape, t->q, q + rows, q + rows + shape->queries);
+        attention_fetch(shape, t->dout, q + rows, q + rows + shape->queries);
         attention_engine(shape, pack)(shape, ATTENTION_RIGHT_WIDE, t->q, q, rows,
                                       query_block(t, ATTENTION_RIGHT_WIDE, t->q_wide, q));
         attention_engine(shape, pack)(shape, ATTENTION_RIGHT_WIDE, t->dout, q, rows,
@@ -150,6 +156,8 @@ static int pack_keys(const backward_task_t *t, int64_t key, backward_keys_t *key
         .k_rows = attention_operand_init(shape, ATTENTION_LEFT_ROWS, shape->keys, t->k_rows),
         .first = key,
         .rows = rows};
+    attention_fetch(shape, t->k, key + rows, key + rows + shape->keys);
+    attention_fetch(shape, t->v, key + rows, key + rows + shape->keys);
     attention_engine(shape, pack)(shape, ATTENTION_LEFT_WIDE, t->k, key, rows, keys->k_wide);
     attention_engine(shape, pack)(shape, ATTENTION_LEFT_WIDE, t->v, key, rows, keys->v_wide);
     return attention_engine(shape, pack)(shape, ATTENTION_LEFT_ROWS, t->k, key, rows, keys->k_rows);

@@ -4,20 +4,22 @@
 #if VEC_LANES == 16
 #define VECTORS 4 /* its columns, in vectors */
 #else
-#define VECTORS 2
+#define VECTORS 3
 #endif
 
 /* ---- packing --------------------------------------------------------------------------------- */
 
 /* Element d and its neighbours of row r, zero past the row's end and past seq. */
-static inline vec_t load_element(const attention_shape_t *shape, attention_source_t source,
-                                 int64_t r, int64_t d)
+VEC_INLINE vec_t load_element(const attention_shape_t *shape, attention_source_t source, mpt_dtype_t compute,
+                              int64_t r, int64_t d)
 {
-    if (r >= shape->seq || d >= shape->head_dim)
-        return vec_set(0);
+    const char *row = source.base + r * source.stride;
     const int64_t left = shape->head_dim - d;
-    const int lanes = left < VEC_LANES ? (int)left : VEC_LANES;
-    return vec_load(source.base + r * source.stride, shape->compute, d, lanes);
+    if (r >= shape->seq || left <= 0)
+        return (vec_t){0};
+    if (left >= VEC_LANES)
+        return vec_load(row, compute, d, VEC_LANES);
+    return vec_load(row, compute, d, (int)left);
 }
 
 static inline vec_i32_t not_finite(vec_t v)
@@ -26,45 +28,56 @@ static inline vec_i32_t not_finite(vec_t v)
 }
 
 /* [rows,width], a row per row: as a left operand over head_dim, or either operand over rows. */
-static int pack_rows(const attention_shape_t *shape, attention_source_t source, int64_t first,
-                     int64_t rows, int clean, char *to)
+VEC_INLINE int pack_rows(const attention_shape_t *shape, attention_source_t source, mpt_dtype_t compute,
+                         int64_t first, int64_t rows, int clean, float *to)
 {
     vec_i32_t seen = {0};
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = 0; r < rows; r++, to += shape->width)
         for (int64_t d = 0; d < shape->width; d += VEC_LANES) {
-            const vec_t v = load_element(shape, source, first + r, d);
+            const vec_t v = load_element(shape, source, compute, first + r, d);
             const vec_i32_t bad = not_finite(v);
             seen |= bad;
-            vec_store_f32((float *)to + r * shape->width + d, VEC_LANES,
-                          clean ? vec_select(bad, vec_set(0), v) : v);
+            vec_store_f32(to + d, VEC_LANES, clean ? vec_select(bad, (vec_t){0}, v) : v);
         }
     return attention_any(seen);
 }
 
 /* [width,ld], a column per row. */
-static void pack_columns(const attention_shape_t *shape, attention_source_t source, int64_t first,
-                         int64_t rows, char *to, int64_t ld)
+VEC_INLINE int pack_columns(const attention_shape_t *shape, attention_source_t source, mpt_dtype_t compute,
+                            int64_t first, int64_t rows, float *to, int64_t ld)
 {
     for (int64_t r = 0; r < rows; r += VEC_LANES)
         for (int64_t d = 0; d < shape->width; d += VEC_LANES) {
             vec_t square[VEC_LANES];
             for (int i = 0; i < VEC_LANES; i++)
-                square[i] = load_element(shape, source, first + r + i, d);
+                square[i] = load_element(shape, source, compute, first + r + i, d);
             attention_transpose(square);
             for (int i = 0; i < VEC_LANES; i++)
-                vec_store_f32((float *)to + (d + i) * ld + r, VEC_LANES, square[i]);
+                vec_store_f32(to + (d + i) * ld + r, VEC_LANES, square[i]);
         }
+    return 0;
+}
+
+VEC_INLINE int pack_as(const mpt_dtype_t compute, const attention_shape_t *shape, attention_form_t form,
+                       attention_source_t source, int64_t first, int64_t rows, attention_operand_t to)
+{
+    float *data = (float *)to.data;
+    if (form == ATTENTION_RIGHT_WIDE)
+        return pack_columns(shape, source, compute, first, rows, data, to.inner / 4);
+    if (form == ATTENTION_LEFT_WIDE)
+        return pack_rows(shape, source, compute, first, rows, 0, data);
+    return pack_rows(shape, source, compute, first, rows, 1, data);
 }
 
 int attention_fma_pack(const attention_shape_t *shape, attention_form_t form,
                        attention_source_t source, int64_t first, int64_t rows,
                        attention_operand_t to)
 {
-    if (form == ATTENTION_RIGHT_WIDE) {
-        pack_columns(shape, source, first, rows, to.data, to.inner / 4);
-        return 0;
-    }
-    return pack_rows(shape, source, first, rows, form != ATTENTION_LEFT_WIDE, to.data);
+    if (shape->compute == MPT_BF16)
+        return pack_as(MPT_BF16, shape, form, source, first, rows, to);
+    if (shape->compute == MPT_F16)
+        return pack_as(MPT_F16, shape, form, source, first, rows, to);
+    return pack_as(MPT_F32, shape, form, source, first, rows, to);
 }
 
 /* ---- products -------------------------------------------------------------------------------- */
@@ -112,10 +125,10 @@ static void product_columns(float *c, int64_t ld, int64_t rows, attention_operan
         case 4:
             product_block(c, ld, &left, right, depth, accumulate, 4);
             break;
+#endif
         case 3:
             product_block(c, ld, &left, right, depth, accumulate, 3);
             break;
-#endif
         case 2:
             product_block(c, ld, &left, right, depth, accumulate, 2);
             break;
@@ -130,12 +143,13 @@ void attention_fma_product(const attention_shape_t *shape, float *c, int64_t ld,
                            int64_t depth, int accumulate)
 {
     (void)shape;
-    for (int64_t j = 0; j < columns; j += VECTORS * VEC_LANES) {
-        const int64_t vectors = (columns - j) / VEC_LANES;
-        attention_operand_t part = right;
-        part.data += j * right.outer;
-        product_columns(c + j, ld, rows, left, &part, depth, accumulate,
-                        vectors < VECTORS ? (int)vectors : VECTORS);
+    int64_t left_over = columns / VEC_LANES; /* vectors; shared evenly, since narrow blocks load more for each product */
+    for (int64_t parts = (left_over + VECTORS - 1) / VECTORS; parts > 0; parts--) {
+        const int64_t vectors = (left_over + parts - 1) / parts;
+        product_columns(c, ld, rows, left, &right, depth, accumulate, (int)vectors);
+        left_over -= vectors;
+        c += vectors * VEC_LANES;
+        right.data += vectors * VEC_LANES * right.outer;
     }
 }
 

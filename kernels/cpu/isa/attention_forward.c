@@ -72,6 +72,8 @@ static int pack_keys(const forward_task_t *t, int64_t last)
     int bad = 0;
     for (int64_t key = 0; key < last; key += shape->keys) {
         const int64_t rows = attention_smaller(shape->keys, last - key);
+        attention_fetch(shape, t->k, key + rows, key + rows + shape->keys);
+        attention_fetch(shape, t->v, key + rows, key + rows + shape->keys);
         attention_engine(shape, pack)(shape, ATTENTION_LEFT_WIDE, t->k, key, rows,
                                       key_block(t, ATTENTION_LEFT_WIDE, t->keys, key));
         bad |= attention_engine(shape, pack)(shape, ATTENTION_LEFT_ROWS, t->v, key, rows,

@@ -7,6 +7,7 @@
 #define MPT_CPU_GEMM_STORE_H
 
 #include "gemm.h"
+#include "vec.h"
 
 #define gemm_fetch_operands MPT_LEVEL_NAME(mpt_cpu_gemm_fetch_operands)
 #define gemm_store_rows MPT_LEVEL_NAME(mpt_cpu_gemm_store_rows)
@@ -28,9 +29,7 @@ typedef struct gemm_fetch {
 
 static inline void gemm_fetch(const gemm_fetch_t *f)
 {
-    for (int64_t at = 0; at < f->bytes; at += 64)
-        __builtin_prefetch(f->at + at, 0, 2);
-    __asm__ volatile(""); /* else GCC takes functions that only prefetch for ones without effect, and drops their calls */
+    vec_fetch(f->at, f->bytes);
 }
 
 /* What a micro-kernel does while it waits for its products. */

@@ -328,15 +328,15 @@ VEC_INLINE __mmask16 vec_mask(int lanes)
 VEC_INLINE vec_t vec_load_f32(const float *array, int lanes)
 {
     vec_t value = {0};
+#if defined(MPT_LEVEL_AVX2)
+    if (lanes == 4) /* memcpy would go through the stack, where a read of more than was just written waits */
+        return (vec_t)_mm256_zextps128_ps256(_mm_loadu_ps(array));
+#endif
     if (lanes == VEC_LANES)
         memcpy(&value, array, sizeof value);
     else
 #if defined(VEC_AVX512)
         value = (vec_t)_mm512_maskz_loadu_ps(vec_mask(lanes), array);
-#elif defined(MPT_LEVEL_AVX2)
-        if (lanes == 4) /* memcpy would go through the stack, where a read of more than was just written waits */
-            return (vec_t)_mm256_zextps128_ps256(_mm_loadu_ps(array));
-        memcpy(&value, array, (size_t)lanes * sizeof *array);
 #else
         memcpy(&value, array, (size_t)lanes * sizeof *array);
 #endif
@@ -358,15 +358,15 @@ VEC_INLINE void vec_store_f32(float *array, int lanes, vec_t value)
 VEC_INLINE vec_u16_t vec_load_u16(const uint16_t *array, int lanes)
 {
     vec_u16_t value = {0};
+#if defined(MPT_LEVEL_AVX2)
+    if (lanes == 4)
+        return (vec_u16_t)_mm_loadl_epi64((const __m128i *)array);
+#endif
     if (lanes == VEC_LANES)
         memcpy(&value, array, sizeof value);
     else
 #if defined(VEC_AVX512)
         value = (vec_u16_t)_mm256_maskz_loadu_epi16(vec_mask(lanes), array);
-#elif defined(MPT_LEVEL_AVX2)
-        if (lanes == 4)
-            return (vec_u16_t)_mm_loadl_epi64((const __m128i *)array);
-        memcpy(&value, array, (size_t)lanes * sizeof *array);
 #else
         memcpy(&value, array, (size_t)lanes * sizeof *array);
 #endif
@@ -402,6 +402,14 @@ VEC_INLINE void vec_prefetch(const void *array, mpt_dtype_t dtype, int64_t i)
 {
     const uintptr_t bytes = dtype == MPT_F32 ? 4 : 2;
     __builtin_prefetch((const void *)((uintptr_t)array + (uintptr_t)i * bytes + VEC_AHEAD));
+}
+
+/** Ask for `bytes` from `at` on, into the second-level cache; may lie past an array's end. */
+VEC_INLINE void vec_fetch(const void *at, int64_t bytes)
+{
+    for (int64_t line = 0; line < bytes; line += 64)
+        __builtin_prefetch((const char *)at + line, 0, 2);
+    __asm__ volatile(""); /* else GCC takes functions that only prefetch for ones without effect, and drops their calls */
 }
 
 /** Round once to F32, BF16 or F16 and store. */
