@@ -274,6 +274,10 @@ static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t 
         multiply_panels(b, a, panel, steps, c, load, &aside);
         if (!complete)
             continue;
+        if (!r->multiply_storing) {
+            gemm_store_rows(&rows);
+            continue;
+        }
         gemm_queue_push(&b->queue, &rows);
         gemm_queue_shorten(&b->queue, b->most_queued);
     }
@@ -319,7 +323,7 @@ static void set_pace(block_t *b)
     const gemm_plan_t *p = &b->r->plan;
     int64_t products = p->long_k ? 1 : gemm_ceil(b->r->k_count, p->kc);
     b->rows_a_call = (int)gemm_ceil(p->kernel->mr, products);
-    b->most_queued = b->r->multiply_storing ? (int)gemm_ceil(b->m_count, p->kernel->mr) : 0;
+    b->most_queued = (int)gemm_ceil(b->m_count, p->kernel->mr);
 }
 
 static void block_task(void *ctx, int task, int worker)

@@ -11,7 +11,7 @@
 #define KC 192
 #else
 #define MR 4
-#define KC 384 /* 36 KiB of B: half as many loads and stores of sums are worth what then comes from the second-level cache */
+#define KC 768 /* 72 KiB of B: few loads and stores of sums are worth what then comes from the second-level cache */
 #endif
 #define VECTORS 3
 #define NR (VECTORS * VEC_LANES)

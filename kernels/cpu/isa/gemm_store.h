@@ -1,7 +1,7 @@
 /*
- * Tiles of C that are complete wait in a queue, in the order in which they were completed. Some rows of
- * the first are handed to each later call of a micro-kernel that can store while it multiplies; the rest is
- * stored by gemm_store_rows. A queue belongs to one task.
+ * Tiles of C that are complete are stored by gemm_store_rows. Where the micro-kernel can store while it multiplies they
+ * wait in a queue, in the order in which they were completed: some rows of the first are handed to each later call. A
+ * queue belongs to one task.
  */
 #ifndef MPT_CPU_GEMM_STORE_H
 #define MPT_CPU_GEMM_STORE_H
