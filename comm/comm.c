@@ -273,15 +273,8 @@ static mpt_status_t reject(const mpt_comm_t *comm, const char *op)
     return MPT_ERR_INVALID_ARG;
 }
 
-static double enter(mpt_comm_t *comm, const char *op)
+static mpt_status_t leave(mpt_comm_t *comm, mpt_status_t status, uint64_t bytes)
 {
-    comm->op = op;
-    return mpt_comm_now();
-}
-
-static mpt_status_t leave(mpt_comm_t *comm, double start, mpt_status_t status, uint64_t bytes)
-{
-    comm->stats.seconds += mpt_comm_now() - start;
     if (status == MPT_OK) {
         comm->stats.calls++;
         comm->stats.bytes_sent += bytes;
@@ -320,9 +313,9 @@ mpt_status_t mpt_comm_reduce_scatter(mpt_comm_t *comm, const void *send, void *r
         return MPT_ERR_COMM;
     if (count == 0)
         return MPT_OK;
-    double start = enter(comm, "reduce_scatter");
+    comm->op = "reduce_scatter";
     mpt_status_t status = comm->ops->reduce_scatter(comm, send, recv, count, wire, out, stream);
-    return leave(comm, start, status, to_others(comm, (size_t)count * mpt_dtype_bytes(wire)));
+    return leave(comm, status, to_others(comm, (size_t)count * mpt_dtype_bytes(wire)));
 }
 
 static int all_gather_ok(const mpt_comm_t *comm, const void *send, const void *recv, size_t bytes)
@@ -346,9 +339,9 @@ mpt_status_t mpt_comm_all_gather(mpt_comm_t *comm, const void *send, void *recv,
         return MPT_ERR_COMM;
     if (bytes == 0)
         return MPT_OK;
-    double start = enter(comm, "all_gather");
+    comm->op = "all_gather";
     mpt_status_t status = comm->ops->all_gather(comm, send, recv, bytes, stream);
-    return leave(comm, start, status, to_others(comm, bytes));
+    return leave(comm, status, to_others(comm, bytes));
 }
 
 static int all_reduce_ok(const mpt_comm_t *comm, const void *send, const void *recv, int64_t count,
@@ -373,10 +366,10 @@ mpt_status_t mpt_comm_all_reduce(mpt_comm_t *comm, const void *send, void *recv,
         return MPT_ERR_COMM;
     if (count == 0)
         return MPT_OK;
-    double start = enter(comm, "all_reduce");
+    comm->op = "all_reduce";
     mpt_status_t status = comm->ops->all_reduce(comm, send, recv, count, wire, stream);
     uint64_t both_ways = 2 * to_others(comm, (size_t)count * mpt_dtype_bytes(wire));
-    return leave(comm, start, status, both_ways / (uint64_t)comm->ranks);
+    return leave(comm, status, both_ways / (uint64_t)comm->ranks);
 }
 
 mpt_status_t mpt_comm_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, int root,
@@ -388,9 +381,9 @@ mpt_status_t mpt_comm_broadcast(mpt_comm_t *comm, void *buffer, size_t bytes, in
         return MPT_ERR_COMM;
     if (bytes == 0)
         return MPT_OK;
-    double start = enter(comm, "broadcast");
+    comm->op = "broadcast";
     mpt_status_t status = comm->ops->broadcast(comm, buffer, bytes, root, stream);
-    return leave(comm, start, status, comm->rank == root ? to_others(comm, bytes) : 0);
+    return leave(comm, status, comm->rank == root ? to_others(comm, bytes) : 0);
 }
 
 static int all_to_all_ok(const mpt_comm_t *comm, const void *send, const void *recv, size_t bytes)
@@ -410,9 +403,9 @@ mpt_status_t mpt_comm_all_to_all(mpt_comm_t *comm, const void *send, void *recv,
         return MPT_ERR_COMM;
     if (bytes == 0)
         return MPT_OK;
-    double start = enter(comm, "all_to_all");
+    comm->op = "all_to_all";
     mpt_status_t status = comm->ops->all_to_all(comm, send, recv, bytes, stream);
-    return leave(comm, start, status, to_others(comm, bytes));
+    return leave(comm, status, to_others(comm, bytes));
 }
 
 static int peer_ok(const mpt_comm_t *comm, const void *buffer, size_t bytes, int peer)
@@ -429,8 +422,8 @@ mpt_status_t mpt_comm_send(mpt_comm_t *comm, const void *buffer, size_t bytes, i
         return MPT_ERR_COMM;
     if (bytes == 0)
         return MPT_OK;
-    double start = enter(comm, "send");
-    return leave(comm, start, comm->ops->send(comm, buffer, bytes, peer, stream), bytes);
+    comm->op = "send";
+    return leave(comm, comm->ops->send(comm, buffer, bytes, peer, stream), bytes);
 }
 
 mpt_status_t mpt_comm_recv(mpt_comm_t *comm, void *buffer, size_t bytes, int peer,
@@ -442,8 +435,8 @@ mpt_status_t mpt_comm_recv(mpt_comm_t *comm, void *buffer, size_t bytes, int pee
         return MPT_ERR_COMM;
     if (bytes == 0)
         return MPT_OK;
-    double start = enter(comm, "recv");
-    return leave(comm, start, comm->ops->recv(comm, buffer, bytes, peer, stream), 0);
+    comm->op = "recv";
+    return leave(comm, comm->ops->recv(comm, buffer, bytes, peer, stream), 0);
 }
 
 /* ---- health and memory -------------------------------------------------------------------------

@@ -70,8 +70,7 @@ typedef struct mpt_comm_stats {
     /* Payload that this rank contributed to others, by the textbook volume of each collective over n ranks:
      * reduce_scatter (n-1)*count*wire, all_gather and all_to_all (n-1)*bytes, all_reduce
      * 2*(n-1)*count*wire/n, broadcast (n-1)*bytes at the root and 0 elsewhere, send bytes, recv 0. */
-    uint64_t bytes_sent;
-    double seconds; /* wall time inside calls */
+    uint64_t bytes_sent; /* nobody reads the clock here: that takes a third of a small call's time */
 } mpt_comm_stats_t;
 
 struct mpt_comm {
