@@ -136,6 +136,7 @@ static void shm_free(shm_t *shm)
     free(shm->recvs);
     free(shm->sources);
     free(shm->missing);
+    free(shm->seen);
     free(shm);
 }
 
@@ -156,8 +157,9 @@ static shm_t *shm_alloc(int ranks, int one_process)
     shm->recvs = calloc(n, sizeof *shm->recvs);
     shm->sources = calloc(n, sizeof *shm->sources);
     shm->missing = calloc(n, 1);
+    shm->seen = calloc(n, sizeof *shm->seen);
     if (!shm->segments || !shm->links || !shm->written || !shm->taken || !shm->sends ||
-        !shm->recvs || !shm->sources || !shm->missing) {
+        !shm->recvs || !shm->sources || !shm->missing || !shm->seen) {
         shm_free(shm);
         return NULL;
     }

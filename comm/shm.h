@@ -63,7 +63,7 @@ typedef enum shm_op {
     SHM_REGISTER
 } shm_op_t;
 
-/* What a rank is calling: all must say the same but for the places. */
+/* What a rank is calling: all must say the same but for the places and the status. */
 typedef struct shm_call {
     uint8_t op;
     uint8_t wire, out; /* mpt_dtype_t */
@@ -76,8 +76,7 @@ typedef struct shm_call {
 
 /* A call in short: all must say the same. Whose `past` is equal, said the same before too. */
 typedef struct shm_said {
-    uint8_t op, wire, out, unused[1];
-    int32_t root;
+    uint64_t what; /* op, types, root */
     uint64_t bytes;
     uint64_t past; /* a hash of this call and of all before it */
     uint64_t filler;
@@ -121,6 +120,7 @@ typedef struct shm {
     int *links;        /* [ranks] sockets; -1: this rank, or threads */
     uint32_t epoch;    /* meetings that this rank has reached */
     uint32_t met;      /* the newest that it knows all to have reached */
+    uint32_t *seen;    /* [ranks] and each peer, when it last looked */
     uint32_t called;   /* the one of its newest call, which says in which slots that lies */
     uint64_t past;     /* as it said there */
     uint32_t *written; /* [lanes][ranks] our side's count of each channel to a peer */
@@ -169,7 +169,9 @@ void mpt_shm_raise(shm_flag_t *flag, uint32_t value);
 mpt_status_t mpt_shm_wait(mpt_comm_t *comm, shm_flag_t *flag, uint32_t value, int peer);
 /** Say that this rank has come to its next meeting. */
 void mpt_shm_arrive(mpt_comm_t *comm);
-/** Wait until all have come to meeting `epoch`. @return as mpt_shm_wait. */
+/** Wait until `peer` has come to meeting `epoch`. @return as mpt_shm_wait. */
+mpt_status_t mpt_shm_await(mpt_comm_t *comm, int peer, uint32_t epoch);
+/** Wait until all have. @return as mpt_shm_wait. */
 mpt_status_t mpt_shm_await_all(mpt_comm_t *comm, uint32_t epoch);
 /** Both: wait until all ranks have come here as often as this one. */
 mpt_status_t mpt_shm_barrier(mpt_comm_t *comm);

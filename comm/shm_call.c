@@ -11,25 +11,25 @@
 static const char *const op_names[] = {"nothing",   "reduce_scatter", "all_gather", "all_reduce",
                                        "broadcast", "all_to_all",     "register"};
 
+/* In registers: bytes written one by one and read as one word wait for each other. */
 static shm_said_t in_short(const shm_call_t *call)
 {
-    return (shm_said_t){
-        .op = call->op, .wire = call->wire, .out = call->out, .root = call->root, .bytes = call->bytes};
+    return (shm_said_t){.what = (uint64_t)call->op | (uint64_t)call->wire << 8 | (uint64_t)call->out << 16 |
+                                (uint64_t)(uint32_t)call->root << 32,
+                        .bytes = call->bytes};
 }
 
 static void describe(char *text, size_t size, const shm_said_t *said)
 {
-    snprintf(text, size, "%s (%s to %s, %llu bytes, root %d)",
-             op_names[said->op % (sizeof op_names / sizeof op_names[0])],
-             mpt_dtype_name((mpt_dtype_t)(said->wire % MPT_DTYPE_COUNT)),
-             mpt_dtype_name((mpt_dtype_t)(said->out % MPT_DTYPE_COUNT)),
-             (unsigned long long)said->bytes, said->root);
+    unsigned op = said->what & 0xff, wire = said->what >> 8 & 0xff, out = said->what >> 16 & 0xff;
+    snprintf(text, size, "%s (%s to %s, %llu bytes, root %d)", op_names[op % (sizeof op_names / sizeof op_names[0])],
+             mpt_dtype_name((mpt_dtype_t)(wire % MPT_DTYPE_COUNT)), mpt_dtype_name((mpt_dtype_t)(out % MPT_DTYPE_COUNT)),
+             (unsigned long long)said->bytes, (int)(said->what >> 32));
 }
 
 static int same_said(const shm_said_t *a, const shm_said_t *b)
 {
-    return a->op == b->op && a->root == b->root && a->wire == b->wire && a->out == b->out &&
-           a->bytes == b->bytes;
+    return a->what == b->what && a->bytes == b->bytes;
 }
 
 static mpt_status_t give_up_on_mismatch(mpt_comm_t *comm, int peer, const shm_said_t *own, const shm_said_t *other,
@@ -96,12 +96,12 @@ static uint64_t add_to_past(uint64_t past, uint64_t word)
 static void say_in_short(mpt_comm_t *comm, const shm_call_t *call, uint32_t epoch)
 {
     shm_t *shm = comm->impl;
-    shm_said_t said = in_short(call);
-    uint64_t what = (uint64_t)said.op | (uint64_t)said.wire << 8 | (uint64_t)said.out << 16 |
-                    (uint64_t)(uint32_t)said.root << 32;
-    shm->past = add_to_past(add_to_past(shm->past, what), said.bytes);
-    said.past = shm->past;
-    *mpt_shm_said(comm, comm->rank, epoch) = said;
+    const shm_said_t said = in_short(call);
+    shm_said_t *to = mpt_shm_said(comm, comm->rank, epoch);
+    shm->past = add_to_past(add_to_past(shm->past, said.what), said.bytes);
+    to->what = said.what;
+    to->bytes = said.bytes;
+    to->past = shm->past;
 }
 
 /* Fetch the first lines of the slot after this one to write them: a peer was the last to read them. */

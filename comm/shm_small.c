@@ -100,7 +100,7 @@ mpt_status_t mpt_shm_broadcast_small(mpt_comm_t *comm, const shm_call_t *call, v
         memcpy(slot->bytes, buffer, call->bytes);
     mpt_shm_arrive(comm);
     if (comm->rank != root)
-        status = mpt_shm_wait(comm, &mpt_shm_head(shm, root)->arrived, shm->epoch, root);
+        status = mpt_shm_await(comm, root, shm->epoch);
     if (status || comm->rank == root)
         return status;
     status = mpt_shm_compare(comm, root);
