@@ -226,6 +226,7 @@ static void multiply_panels(block_t *b, const char *a, const char *panel_b, int6
                             int load, gemm_aside_t *aside)
 {
     const round_t *r = b->r;
+    aside->rows.count = 0;
     if (b->queue.count > LAG)
         aside->rows = gemm_queue_take(&b->queue, b->rows_a_call);
     if (aside->rows.count > 0 && aside->rows.columns == aside->rows.pitch && r->multiply_storing) {
@@ -243,6 +244,22 @@ static int64_t line_share(int64_t bytes, int64_t steps)
     return gemm_ceil(bytes / CACHE_LINE, steps) * CACHE_LINE;
 }
 
+/* The last product of a tile, which is then stored, or queued. */
+static void complete_tile(block_t *b, int64_t i, int64_t column, const char *a, const char *panel_b, int64_t steps,
+                          float *c, int load, gemm_aside_t *aside)
+{
+    gemm_rows_t rows = rows_of_tile(b, c, b->m0 + i, column);
+    if (!b->r->multiply_storing) {
+        gemm_fetch_operands(&rows);
+        b->r->plan.kernel->multiply(a, panel_b, steps, c, load, aside);
+        gemm_store_rows(&rows);
+        return;
+    }
+    multiply_panels(b, a, panel_b, steps, c, load, aside);
+    gemm_queue_push(&b->queue, &rows);
+    gemm_queue_shorten(&b->queue, b->most_queued);
+}
+
 /* One panel of B, all panels of A. The strips of a slice follow each other. */
 static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t k_count)
 {
@@ -254,32 +271,20 @@ static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t 
     int complete =
         k + k_count == r->k_count && (!r->plan.carries || r->k0 + k + k_count == r->g->k);
     const char *panel = panel_of_b(&r->b, column, r->k0 + k, k_count);
-    gemm_fetch_t next = {.at = panel + bytes,
-                         .bytes = gemm_round_up(bytes * kernel->mr / b->m_count, CACHE_LINE)};
-    int64_t fetch_a_step = line_share(next.bytes, steps);
-    int64_t sums_a_step = line_share((int64_t)kernel->mr * kernel->nr * 4, steps);
+    gemm_aside_t aside = {.fetch = {.at = panel + bytes, .bytes = gemm_round_up(bytes * kernel->mr / b->m_count, CACHE_LINE)},
+                          .sums_a_step = line_share((int64_t)kernel->mr * kernel->nr * 4, steps)};
+    aside.fetch_a_step = line_share(aside.fetch.bytes, steps);
     /* Stepped along: what divides to find a place costs as much as a few steps of a product. */
     const char *a = panel_of_a(b, 0, k, k_count);
     float *c = tile_at(b, b->m0, column);
     int64_t a_bytes = gemm_panel_bytes(kernel, kernel->mr, k_count), stride = tile_stride(b);
-    for (int64_t i = 0; i < b->m_count; i += kernel->mr, next.at += next.bytes, a += a_bytes, c += stride) {
-        gemm_rows_t rows = rows_of_tile(b, c, b->m0 + i, column);
+    for (int64_t i = 0; i < b->m_count; i += kernel->mr, aside.fetch.at += aside.fetch.bytes, a += a_bytes, c += stride) {
         fetch_ahead(&b->next_a);
-        if (complete && !r->multiply_storing)
-            gemm_fetch_operands(&rows);
-        gemm_aside_t aside = {.fetch = next,
-                              .next_sums = load && i + kernel->mr < b->m_count ? c + stride : NULL,
-                              .fetch_a_step = fetch_a_step,
-                              .sums_a_step = sums_a_step};
-        multiply_panels(b, a, panel, steps, c, load, &aside);
-        if (!complete)
-            continue;
-        if (!r->multiply_storing) {
-            gemm_store_rows(&rows);
-            continue;
-        }
-        gemm_queue_push(&b->queue, &rows);
-        gemm_queue_shorten(&b->queue, b->most_queued);
+        aside.next_sums = load && i + kernel->mr < b->m_count ? c + stride : NULL;
+        if (complete)
+            complete_tile(b, i, column, a, panel, steps, c, load, &aside);
+        else
+            multiply_panels(b, a, panel, steps, c, load, &aside);
     }
 }
 
