@@ -15,7 +15,7 @@
 /* Sizes of the tile engine's, of which panels and slices are known here. */
 static const gemm_kernel_t kernel = {.mr = TILE, .nr = TILE, .k_step = 32, .unit_bytes = 64, .kc = 640};
 /* And of an FP32 kernel's, whose panels are narrow and long. */
-static const gemm_kernel_t narrow = {.mr = 4, .nr = 24, .k_step = 1, .unit_bytes = 4, .kc = 384};
+static const gemm_kernel_t narrow = {.mr = 4, .nr = 24, .k_step = 1, .unit_bytes = 4, .kc = 768};
 
 static const int64_t shapes[][3] = {
     {4096, 2304, 768}, {4096, 768, 2304}, {2304, 768, 4096}, {4096, 768, 768}, {768, 768, 4096}, {4096, 3072, 768},

@@ -300,6 +300,14 @@ static void blocks_of_several_tasks_cover_the_output(void **state)
     for_each_level_and_type(BACKWARD_INPUT, 700, 1000, 600);
 }
 
+/* Between 768 and 1024 in FP32 at avx2: all of A stays, and strips take one slice after the other. */
+static void short_contractions_of_two_slices_are_summed_whole(void **state)
+{
+    (void)state;
+    for_each_level_and_type(FORWARD, 45, 900, 70);
+    for_each_level_and_type(BACKWARD_WEIGHT, 1000, 70, 45);
+}
+
 static void any_number_of_threads_gives_the_same_bits(void **state)
 {
     (void)state;
@@ -671,6 +679,7 @@ int main(void)
         cmocka_unit_test(contractions_of_several_rounds_are_carried_on),
         cmocka_unit_test(packed_columns_of_several_rounds_are_all_written),
         cmocka_unit_test(blocks_of_several_tasks_cover_the_output),
+        cmocka_unit_test(short_contractions_of_two_slices_are_summed_whole),
         cmocka_unit_test(any_number_of_threads_gives_the_same_bits),
         cmocka_unit_test(bias_gradients_are_the_sums_over_all_rows),
         cmocka_unit_test(weight_gradients_add_to_what_is_there),

@@ -3,8 +3,10 @@
 #define ROWS 4 /* rows of the register block */
 #if VEC_LANES == 16
 #define VECTORS 4 /* its columns, in vectors */
-#else
+#elif VEC_LANES == 8
 #define VECTORS 3
+#else
+#define VECTORS 2
 #endif
 
 /* ---- packing --------------------------------------------------------------------------------- */
@@ -13,10 +15,10 @@
 VEC_INLINE vec_t load_element(const attention_shape_t *shape, attention_source_t source, mpt_dtype_t compute,
                               int64_t r, int64_t d)
 {
-    const char *row = source.base + r * source.stride;
     const int64_t left = shape->head_dim - d;
     if (r >= shape->seq || left <= 0)
         return (vec_t){0};
+    const char *row = source.base + r * source.stride;
     if (left >= VEC_LANES)
         return vec_load(row, compute, d, VEC_LANES);
     return vec_load(row, compute, d, (int)left);
@@ -126,9 +128,11 @@ static void product_columns(float *c, int64_t ld, int64_t rows, attention_operan
             product_block(c, ld, &left, right, depth, accumulate, 4);
             break;
 #endif
+#if VECTORS >= 3
         case 3:
             product_block(c, ld, &left, right, depth, accumulate, 3);
             break;
+#endif
         case 2:
             product_block(c, ld, &left, right, depth, accumulate, 2);
             break;

@@ -221,21 +221,44 @@ static gemm_rows_t rows_of_tile(const block_t *b, const float *tile, int64_t row
                          .column = column};
 }
 
-/* Multiply two panels; where the kernel can, some rows of an earlier tile are stored meanwhile. */
-static void multiply_panels(block_t *b, const char *a, const char *panel_b, int64_t steps, float *c,
-                            int load, gemm_aside_t *aside)
+/* Two panels to multiply, into a tile's sums. */
+typedef struct product {
+    const char *a, *b;
+    int64_t steps;
+    float *c;
+    int load; /* add to what is there */
+    gemm_aside_t aside;
+} product_t;
+
+/* Where the kernel can, some rows of an earlier tile are stored meanwhile. */
+static void multiply_panels(block_t *b, product_t *p)
 {
     const round_t *r = b->r;
-    aside->rows.count = 0;
+    p->aside.rows.count = 0;
     if (b->queue.count > LAG)
-        aside->rows = gemm_queue_take(&b->queue, b->rows_a_call);
-    if (aside->rows.count > 0 && aside->rows.columns == aside->rows.pitch && r->multiply_storing) {
-        r->multiply_storing(a, panel_b, steps, c, load, aside);
+        p->aside.rows = gemm_queue_take(&b->queue, b->rows_a_call);
+    if (p->aside.rows.count > 0 && p->aside.rows.columns == p->aside.rows.pitch) {
+        r->multiply_storing(p->a, p->b, p->steps, p->c, p->load, &p->aside);
         return;
     }
-    r->plan.kernel->multiply(a, panel_b, steps, c, load, aside);
-    if (aside->rows.count > 0)
-        gemm_store_rows(&aside->rows);
+    r->plan.kernel->multiply(p->a, p->b, p->steps, p->c, p->load, &p->aside);
+    if (p->aside.rows.count > 0)
+        gemm_store_rows(&p->aside.rows);
+}
+
+/* The last product of a tile, which is then stored, or queued where the kernel can store. */
+static void complete_tile(block_t *b, product_t *p, int64_t row, int64_t column)
+{
+    gemm_rows_t rows = rows_of_tile(b, p->c, row, column);
+    if (!b->r->multiply_storing) {
+        gemm_fetch_operands(&rows);
+        multiply_panels(b, p);
+        gemm_store_rows(&rows);
+        return;
+    }
+    multiply_panels(b, p);
+    gemm_queue_push(&b->queue, &rows);
+    gemm_queue_shorten(&b->queue, b->most_queued);
 }
 
 /* Of `bytes`, whole cache lines, what one of `steps` equal shares is at most. */
@@ -244,47 +267,32 @@ static int64_t line_share(int64_t bytes, int64_t steps)
     return gemm_ceil(bytes / CACHE_LINE, steps) * CACHE_LINE;
 }
 
-/* The last product of a tile, which is then stored, or queued. */
-static void complete_tile(block_t *b, int64_t i, int64_t column, const char *a, const char *panel_b, int64_t steps,
-                          float *c, int load, gemm_aside_t *aside)
-{
-    gemm_rows_t rows = rows_of_tile(b, c, b->m0 + i, column);
-    if (!b->r->multiply_storing) {
-        gemm_fetch_operands(&rows);
-        b->r->plan.kernel->multiply(a, panel_b, steps, c, load, aside);
-        gemm_store_rows(&rows);
-        return;
-    }
-    multiply_panels(b, a, panel_b, steps, c, load, aside);
-    gemm_queue_push(&b->queue, &rows);
-    gemm_queue_shorten(&b->queue, b->most_queued);
-}
-
 /* One panel of B, all panels of A. The strips of a slice follow each other. */
 static void multiply_strip_slice(block_t *b, int64_t column, int64_t k, int64_t k_count)
 {
     const round_t *r = b->r;
     const gemm_kernel_t *kernel = r->plan.kernel;
-    int64_t steps = gemm_ceil(k_count, kernel->k_step);
     int64_t bytes = gemm_panel_bytes(kernel, kernel->nr, k_count);
-    int load = k > 0 || (r->k0 > 0 && r->plan.carries);
+    int64_t a_bytes = gemm_panel_bytes(kernel, kernel->mr, k_count), stride = tile_stride(b);
     int complete =
         k + k_count == r->k_count && (!r->plan.carries || r->k0 + k + k_count == r->g->k);
-    const char *panel = panel_of_b(&r->b, column, r->k0 + k, k_count);
-    gemm_aside_t aside = {.fetch = {.at = panel + bytes, .bytes = gemm_round_up(bytes * kernel->mr / b->m_count, CACHE_LINE)},
-                          .sums_a_step = line_share((int64_t)kernel->mr * kernel->nr * 4, steps)};
-    aside.fetch_a_step = line_share(aside.fetch.bytes, steps);
+    product_t p = {.a = panel_of_a(b, 0, k, k_count),
+                   .b = panel_of_b(&r->b, column, r->k0 + k, k_count),
+                   .steps = gemm_ceil(k_count, kernel->k_step),
+                   .c = tile_at(b, b->m0, column),
+                   .load = k > 0 || (r->k0 > 0 && r->plan.carries)};
+    gemm_fetch_t *next = &p.aside.fetch;
+    *next = (gemm_fetch_t){.at = p.b + bytes, .bytes = gemm_round_up(bytes * kernel->mr / b->m_count, CACHE_LINE)};
+    p.aside.fetch_a_step = line_share(next->bytes, p.steps);
+    p.aside.sums_a_step = line_share((int64_t)kernel->mr * kernel->nr * 4, p.steps);
     /* Stepped along: what divides to find a place costs as much as a few steps of a product. */
-    const char *a = panel_of_a(b, 0, k, k_count);
-    float *c = tile_at(b, b->m0, column);
-    int64_t a_bytes = gemm_panel_bytes(kernel, kernel->mr, k_count), stride = tile_stride(b);
-    for (int64_t i = 0; i < b->m_count; i += kernel->mr, aside.fetch.at += aside.fetch.bytes, a += a_bytes, c += stride) {
+    for (int64_t i = 0; i < b->m_count; i += kernel->mr, next->at += next->bytes, p.a += a_bytes, p.c += stride) {
         fetch_ahead(&b->next_a);
-        aside.next_sums = load && i + kernel->mr < b->m_count ? c + stride : NULL;
+        p.aside.next_sums = p.load && i + kernel->mr < b->m_count ? p.c + stride : NULL;
         if (complete)
-            complete_tile(b, i, column, a, panel, steps, c, load, &aside);
+            complete_tile(b, &p, b->m0 + i, column);
         else
-            multiply_panels(b, a, panel, steps, c, load, &aside);
+            multiply_panels(b, &p);
     }
 }
 

@@ -5,8 +5,8 @@
  *     round: columns [n0, n0+ns) x contraction [k0, k0+ks): B packed by all threads into shared scratch,
  *            unless it was packed whole before, for many products (gemm_pack)
  *       task: rows mc x columns nc of C, on one thread
- *         strip: nr columns; slice: kc of the contraction. Their panel of B stays in the first-level
- *                cache while the packed rows of A, in the thread's scratch, pass by
+ *         strip: nr columns; slice: kc of the contraction. Their panel of B stays near, mostly in the first-level
+ *                cache, while the packed rows of A, in the thread's scratch, pass by
  *           tile: mr x nr of C, computed from two panels by a micro-kernel (gemm_kernel.h)
  *
  * What stays in the second-level cache: for a short contraction the task's rows of A, packed whole, with all slices

@@ -408,7 +408,7 @@ VEC_INLINE void vec_prefetch(const void *array, mpt_dtype_t dtype, int64_t i)
 VEC_INLINE void vec_fetch(const void *at, int64_t bytes)
 {
     for (int64_t line = 0; line < bytes; line += 64)
-        __builtin_prefetch((const char *)at + line, 0, 2);
+        __builtin_prefetch((const void *)((uintptr_t)at + (uintptr_t)line), 0, 2);
     __asm__ volatile(""); /* else GCC takes functions that only prefetch for ones without effect, and drops their calls */
 }
 
