@@ -64,13 +64,13 @@ typedef struct mpt_comm_ops {
     void (*deregister_mem)(mpt_comm_t *comm, void *handle);
 } mpt_comm_ops_t;
 
-/** Counts since create, for tests, metrics and the traffic table. */
+/** Counts since create, for tests, metrics and the traffic table. No times: reading the clock took a third of a small call. */
 typedef struct mpt_comm_stats {
     uint64_t calls; /* collectives and point-to-point calls that succeeded */
     /* Payload that this rank contributed to others, by the textbook volume of each collective over n ranks:
      * reduce_scatter (n-1)*count*wire, all_gather and all_to_all (n-1)*bytes, all_reduce
      * 2*(n-1)*count*wire/n, broadcast (n-1)*bytes at the root and 0 elsewhere, send bytes, recv 0. */
-    uint64_t bytes_sent; /* nobody reads the clock here: that takes a third of a small call's time */
+    uint64_t bytes_sent;
 } mpt_comm_stats_t;
 
 struct mpt_comm {

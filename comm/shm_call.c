@@ -77,7 +77,7 @@ mpt_status_t mpt_shm_look_back(mpt_comm_t *comm)
     shm_t *shm = comm->impl;
     uint32_t first = shm->met + 1, last = shm->epoch;
     for (int r = 0; r < comm->ranks; r++) {
-        uint32_t arrived = mpt_shm_load(&mpt_shm_head(shm, r)->arrived);
+        uint32_t arrived = shm->seen[r] = mpt_shm_load(&mpt_shm_head(shm, r)->arrived);
         if ((int32_t)(arrived - last) < 0)
             last = arrived;
     }
@@ -112,6 +112,7 @@ static void own_soon(const shm_slot_t *slot)
 #else
     __builtin_prefetch(&slot->call, 1);
     __builtin_prefetch(slot->bytes, 1);
+    __asm__ volatile(""); /* else GCC may take this for a function without effect */
 #endif
 }
 
