@@ -14,7 +14,7 @@
 
 /*
  * For `level`, whose vector type is `vec` of `lanes` floats, in any order that its loads and stores agree on, with
- *     vec load_level(const void *array, mpt_dtype_t dtype, int64_t i), of wire types,
+ *     vec load_level(const void *array, mpt_dtype_t dtype, int64_t i), of the wire types that it is used for,
  *     void store_level(void *array, mpt_dtype_t dtype, int64_t i, vec),
  * vec add_level(vec, vec) and settle_level(vec), which makes every NaN F32_QUIET_NAN:
  *

@@ -298,6 +298,7 @@ AVX512 static void narrow_f16_avx512(uint16_t *dst, const float *src, int64_t co
 
 /* ---- vectors for fused sums. BF16 is rounded by integers: the processor's own conversion flushes subnormals. ---- */
 
+/* FP32 or FP16: BF16 is loaded in pairs, below. */
 AVX2 MPT_INLINE __m256 load_avx2(const void *array, mpt_dtype_t dtype, int64_t i)
 {
     if (dtype == MPT_F32)
@@ -339,7 +340,7 @@ AVX2 MPT_INLINE __m256 settle_avx2(__m256 value)
 }
 
 /* Sixteen BF16 elements: 0 to 3 and 8 to 11, 4 to 7 and 12 to 15, as they are interleaved and packed within halves of a
- * register. Nothing crosses between halves, which takes a third of the time with two sources. */
+ * register: what crosses between halves costs a third of the time with two sources. */
 typedef struct pairs_avx2 {
     __m256 low, high;
 } pairs_avx2_t;
