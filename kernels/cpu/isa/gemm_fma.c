@@ -136,6 +136,8 @@ static void multiply(const void *a, const void *b, int64_t steps, float *c, int 
     if (steps < 1)
         __builtin_unreachable(); /* else sums would go to the stack and back around the loop */
     gemm_fetch(&aside->fetch);
+    if (aside->next_sums)
+        vec_fetch(aside->next_sums, MR * NR * (int64_t)sizeof *c);
 #pragma GCC unroll 8
     for (int i = 0; i < MR; i++)
 #pragma GCC unroll 3
