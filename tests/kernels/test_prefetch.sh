@@ -13,7 +13,7 @@ if ! grep -q '<mpt_cpu_gemm_fetch_operands_avx2>:' <<<"$code"; then
     exit 77
 fi
 for level in portable avx2 avx512 avx512_bf16 amx; do
-    # The function's own instructions, or those of the helper that it calls, which follows in the same file.
+    # The function's own instructions, or those of the helper that it calls, which stands before it.
     asked=$(awk -v name="<mpt_cpu_gemm_fetch_operands_$level>:" '
         /^[0-9a-f]+ <.*>:$/ { inside = $2 == name; helper = $2 == "<fetch_matrix>:"; if (helper) found = 0 }
         helper && /prefetch/ { found++ }
