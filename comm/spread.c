@@ -42,15 +42,19 @@ static void sum_part(const spread_job_t *job, void *out, int64_t first, int64_t 
     mpt_tree_sum(out, job->out, sources, job->sources_count, job->wire, count);
 }
 
-/* The sum goes to the first place and from there to the others; past the caches, to all from a block of its own. */
+/* The sum goes to the first place and from there to the others; past the caches, to all at once. */
 static void sum_block(const spread_job_t *job, int64_t first, int64_t count)
 {
-    _Alignas(64) char block[PAST_CACHES_BLOCK_BYTES];
+    if (job->past_caches) {
+        mpt_tree_sum_past_caches(job->outs, job->outs_count, job->out, job->sources, job->sources_count, job->wire,
+                                 first, count);
+        return;
+    }
     size_t at = (size_t)first * job->out_size, bytes = (size_t)count * job->out_size;
-    char *result = job->past_caches ? block : (char *)job->outs[0] + at;
+    char *result = (char *)job->outs[0] + at;
     sum_part(job, result, first, count);
-    for (int o = job->past_caches ? 0 : 1; o < job->outs_count; o++)
-        store(job, (char *)job->outs[o] + at, result, bytes);
+    for (int o = 1; o < job->outs_count; o++)
+        memcpy((char *)job->outs[o] + at, result, bytes);
 }
 
 static void copy_block(const spread_job_t *job, int64_t first, int64_t count)
@@ -62,7 +66,7 @@ static void copy_block(const spread_job_t *job, int64_t first, int64_t count)
 
 static int64_t block_count(const spread_job_t *job, int64_t count)
 {
-    if (job->outs_count == 1 && (job->copies || !job->past_caches))
+    if (job->outs_count == 1 || (job->past_caches && !job->copies))
         return count;
     return (int64_t)((job->past_caches ? PAST_CACHES_BLOCK_BYTES : BLOCK_BYTES) / job->out_size);
 }

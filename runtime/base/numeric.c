@@ -3,7 +3,11 @@
 #include <assert.h>
 #include "numeric_level.h"
 #include "numeric_scalar.h"
+#include "past_caches.h"
 #include "philox.h"
+
+#define MAX_RANKS 4096
+#define PAST_CACHES_BLOCK_BYTES ((size_t)1 << 10)
 
 uint16_t mpt_f32_to_f16(float value)
 {
@@ -79,6 +83,46 @@ void mpt_tree_sum(void *out, mpt_dtype_t out_dtype, const void *const *sources, 
                   mpt_dtype_t wire, int64_t count)
 {
     mpt_numeric_level(0)->tree_sum(out, out_dtype, sources, ranks, wire, count);
+}
+
+/* Elements until all outs have a line at once: fewer than a line holds, or -1 where they never do. */
+static int64_t elements_to_line(void *const *outs, int outs_count, size_t element, int64_t first)
+{
+    size_t head = -((uintptr_t)outs[0] + (size_t)first * element) & (MPT_LINE_BYTES - 1);
+    for (int o = 1; o < outs_count; o++)
+        if (((uintptr_t)outs[o] ^ (uintptr_t)outs[0]) & (MPT_LINE_BYTES - 1))
+            return -1;
+    return head % element ? -1 : (int64_t)(head / element);
+}
+
+/* By a block at a time, from which it is copied. */
+static void sum_blocks(void *const *outs, int outs_count, mpt_dtype_t out_dtype, const void *const *sources, int ranks,
+                       mpt_dtype_t wire, int64_t first, int64_t count)
+{
+    _Alignas(64) char block[PAST_CACHES_BLOCK_BYTES];
+    const void *from[MAX_RANKS];
+    size_t element = mpt_dtype_bytes(out_dtype);
+    int64_t end = first + count, most = (int64_t)(sizeof block / element), here;
+    for (int64_t i = first; i < end; i += here) {
+        here = end - i < most ? end - i : most;
+        for (int r = 0; r < ranks; r++)
+            from[r] = (const char *)sources[r] + (size_t)i * mpt_dtype_bytes(wire);
+        mpt_tree_sum(block, out_dtype, from, ranks, wire, here);
+        for (int o = 0; o < outs_count; o++)
+            mpt_copy_past_caches((char *)outs[o] + (size_t)i * element, block, (size_t)here * element);
+    }
+}
+
+void mpt_tree_sum_past_caches(void *const *outs, int outs_count, mpt_dtype_t out_dtype, const void *const *sources,
+                              int ranks, mpt_dtype_t wire, int64_t first, int64_t count)
+{
+    int64_t head = elements_to_line(outs, outs_count, mpt_dtype_bytes(out_dtype), first), done = 0;
+    if (head >= 0 && head < count) {
+        sum_blocks(outs, outs_count, out_dtype, sources, ranks, wire, first, head);
+        done = head + mpt_numeric_level(0)->sum_lines(outs, outs_count, out_dtype, sources, ranks, wire, first + head,
+                                                      count - head);
+    }
+    sum_blocks(outs, outs_count, out_dtype, sources, ranks, wire, first + done, count - done);
 }
 
 double mpt_tree_sum_f64(double *values, int ranks)

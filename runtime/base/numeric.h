@@ -97,6 +97,14 @@ void mpt_convert(void *dst, mpt_dtype_t dst_dtype, const void *src, mpt_dtype_t 
 void mpt_tree_sum(void *out, mpt_dtype_t out_dtype, const void *const *sources, int ranks,
                   mpt_dtype_t wire, int64_t count);
 
+/**
+ * As mpt_tree_sum, of elements [first, first + count), into that place of each of `outs`, past the caches (past_caches.h):
+ * mpt_past_caches_end before anyone is told. An out may be equal to a source of the same type, or else lies apart from all.
+ * Each source is read once.
+ */
+void mpt_tree_sum_past_caches(void *const *outs, int outs_count, mpt_dtype_t out_dtype, const void *const *sources,
+                              int ranks, mpt_dtype_t wire, int64_t first, int64_t count);
+
 /** The same tree over doubles in place of arrays: folds values[0 .. ranks), destroys them, returns the sum. */
 double mpt_tree_sum_f64(double *values, int ranks);
 

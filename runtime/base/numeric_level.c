@@ -228,10 +228,16 @@ MPT_INLINE void tree_sum_body(f16_ops_t f16, void *out, mpt_dtype_t out_dtype,
             convert_##level(out, out_dtype, sources[0], wire, count);                              \
             return;                                                                                \
         }                                                                                          \
-        int64_t done = 0;                                                                          \
-        if (ranks <= FUSED_RANKS)                                                                  \
-            done = fused_##level(out, out_dtype, sources, ranks, wire, count);                     \
+        fused_job_t job = {&out, 1, ranks, out_dtype, wire, sources, 0, count, 0};                  \
+        int64_t done = ranks <= FUSED_RANKS ? fused_##level(&job) : 0;                             \
         tree_sum_body(f16, out, out_dtype, sources, ranks, wire, done, count);                     \
+    }                                                                                              \
+    attributes static int64_t sum_lines_##level(void *const *outs, int outs_count, mpt_dtype_t out_dtype, \
+                                                const void *const *sources, int ranks,             \
+                                                mpt_dtype_t wire, int64_t first, int64_t count)    \
+    {                                                                                              \
+        fused_job_t job = {outs, outs_count, ranks, out_dtype, wire, sources, first, count, 1};    \
+        return ranks >= 2 && ranks <= FUSED_RANKS ? fused_##level(&job) : 0;                       \
     }
 
 static void widen_f16_portable(float *restrict dst, const uint16_t *restrict src, int64_t count)
@@ -247,10 +253,9 @@ static void narrow_f16_portable(uint16_t *restrict dst, const float *restrict sr
 }
 
 /* Compilers turn the blocks into vectors by themselves. */
-static int64_t fused_portable(void *out, mpt_dtype_t out_dtype, const void *const *sources, int ranks,
-                              mpt_dtype_t wire, int64_t count)
+static int64_t fused_portable(const fused_job_t *job)
 {
-    (void)out, (void)out_dtype, (void)sources, (void)ranks, (void)wire, (void)count;
+    (void)job;
     return 0;
 }
 
@@ -414,9 +419,9 @@ AVX512 MPT_INLINE __m512 settle_avx512(__m512 value)
     return _mm512_mask_mov_ps(value, nan, _mm512_castsi512_ps(_mm512_set1_epi32((int)F32_QUIET_NAN)));
 }
 
-DEFINE_FUSED_SUM(avx2, AVX2, __m256, 8)
-DEFINE_FUSED_SUM(pairs_avx2, AVX2, pairs_avx2_t, 16)
-DEFINE_FUSED_SUM(avx512, AVX512, __m512, 16)
+DEFINE_FUSED_SUM(avx2, AVX2, __m256, 8, 1024)
+DEFINE_FUSED_SUM(pairs_avx2, AVX2, pairs_avx2_t, 16, 1024)
+DEFINE_FUSED_SUM(avx512, AVX512, __m512, 16, 0)
 DEFINE_FUSED(avx2, AVX2, pairs_avx2)
 DEFINE_FUSED(avx512, AVX512, avx512)
 DEFINE_LEVEL(avx2, AVX2)
@@ -425,10 +430,10 @@ DEFINE_LEVEL(avx512, AVX512)
 
 static const mpt_numeric_level_t levels[] = {
 #if defined(__x86_64__)
-    {"avx512", convert_avx512, tree_sum_avx512},
-    {"avx2", convert_avx2, tree_sum_avx2},
+    {"avx512", convert_avx512, tree_sum_avx512, sum_lines_avx512},
+    {"avx2", convert_avx2, tree_sum_avx2, sum_lines_avx2},
 #endif
-    {"portable", convert_portable, tree_sum_portable},
+    {"portable", convert_portable, tree_sum_portable, sum_lines_portable},
 };
 
 #define LEVEL_COUNT ((int)(sizeof levels / sizeof levels[0]))

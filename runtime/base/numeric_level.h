@@ -19,6 +19,10 @@ typedef struct mpt_numeric_level {
                     int64_t count);
     void (*tree_sum)(void *out, mpt_dtype_t out_dtype, const void *const *sources, int ranks,
                      mpt_dtype_t wire, int64_t count);
+    /* The whole lines of mpt_tree_sum_past_caches, of `outs` that each have a line at element `first`. Returns how many
+     * elements those are; 0 where the level has no loop for so many ranks. */
+    int64_t (*sum_lines)(void *const *outs, int outs_count, mpt_dtype_t out_dtype, const void *const *sources,
+                         int ranks, mpt_dtype_t wire, int64_t first, int64_t count);
 } mpt_numeric_level_t;
 
 /** The levels that this processor runs, fastest first: level 0 always exists, the last is
