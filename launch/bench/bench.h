@@ -101,8 +101,14 @@ typedef struct mpt_bench_result {
     int row_count;
 } mpt_bench_result_t;
 
+/* What runs before each timed step and after the last, on this thread and as many others as the session has. */
+typedef struct mpt_bench_aside {
+    void (*run)(void *ctx, int threads); /* NULL: nothing */
+    void *ctx;
+} mpt_bench_aside_t;
+
 /** Open a session of one rank, warm up, time `steps` steps, close it. @return the session's status. */
-mpt_status_t mpt_bench_measure(const mpt_config_source_t *config, int steps,
+mpt_status_t mpt_bench_measure(const mpt_config_source_t *config, int steps, mpt_bench_aside_t aside,
                                mpt_bench_result_t *result_p);
 /** Steps until one is not skipped, a few at most, so that the next is worth timing. Collective. @return the session's status. */
 mpt_status_t mpt_bench_warm_up(mpt_session_t *session);

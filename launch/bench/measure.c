@@ -48,11 +48,18 @@ mpt_status_t mpt_bench_warm_up(mpt_session_t *session)
     return MPT_OK;
 }
 
-static mpt_status_t time_steps(mpt_session_t *session, int steps, mpt_bench_result_t *result)
+static void run_aside(mpt_bench_aside_t aside, const mpt_bench_result_t *result)
+{
+    if (aside.run)
+        aside.run(aside.ctx, result->threads);
+}
+
+static mpt_status_t time_steps(mpt_session_t *session, int steps, mpt_bench_aside_t aside, mpt_bench_result_t *result)
 {
     double seconds[MPT_BENCH_MAX_STEPS];
     mpt_step_result_t step;
     for (int i = 0; i < steps; i++) {
+        run_aside(aside, result);
         double start = mpt_bench_now();
         mpt_status_t status = mpt_session_step(session, &step);
         if (status != MPT_OK)
@@ -102,7 +109,7 @@ static void derive_rates(const mpt_session_info_t *info, mpt_bench_result_t *res
     result->flops_causal_per_s = rate * info->flops_causal_per_token;
 }
 
-mpt_status_t mpt_bench_measure(const mpt_config_source_t *config, int steps,
+mpt_status_t mpt_bench_measure(const mpt_config_source_t *config, int steps, mpt_bench_aside_t aside,
                                mpt_bench_result_t *result_p)
 {
     const mpt_session_params_t params = {.config = *config, .fresh_over = 1, .log = mpt_log_quiet};
@@ -118,13 +125,14 @@ mpt_status_t mpt_bench_measure(const mpt_config_source_t *config, int steps,
     status = mpt_bench_warm_up(session);
     if (status != MPT_OK)
         goto err_close;
-    status = time_steps(session, steps, &result);
+    status = time_steps(session, steps, aside, &result);
     if (status != MPT_OK)
         goto err_close;
     int64_t used = mpt_memory_used();
     result.used_bytes = used >= 0 && base >= 0 ? used - base : -1;
     derive_rates(&info, &result);
     copy_profile(session, &result);
+    run_aside(aside, &result);
     result.measured = 1;
     mpt_session_close(session);
     *result_p = result;

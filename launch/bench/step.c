@@ -33,8 +33,34 @@ static int steps_for(const mpt_bench_run_t *run, const char *type)
     return type && strcmp(type, "bf16") != 0 ? 1 : 2;
 }
 
+/* The rival right before each of our steps and after the last, since a machine's speed drifts within minutes. */
+typedef struct rival_times {
+    const mpt_bench_run_t *run;
+    double inverse_rates; /* added up: the mean of the times counts */
+    int count, failed;
+} rival_times_t;
+
+static void time_rival(void *ctx, int threads)
+{
+    const int64_t rows = MPT_BENCH_MICRO_BATCH * MPT_BENCH_CONTEXT;
+    const mpt_bench_linear_t gpt2[] = {
+        {rows, 768, 2304, 12}, {rows, 768, 768, 12},         {rows, 768, 3072, 12},
+        {rows, 3072, 768, 12}, {rows, 768, PADDED_VOCAB, 1},
+    };
+    rival_times_t *times = ctx;
+    cpu_set_t ours;
+    sched_getaffinity(0, sizeof(ours), &ours);
+    sched_setaffinity(0, sizeof(times->run->cores), &times->run->cores);
+    fprintf(stderr, "fp32: the same products by oneDNN\n");
+    double rate = mpt_bench_onednn_fp32(gpt2, sizeof(gpt2) / sizeof(gpt2[0]), threads);
+    sched_setaffinity(0, sizeof(ours), &ours);
+    times->failed |= !(rate > 0);
+    times->inverse_rates += 1 / rate;
+    times->count++;
+}
+
 /* type NULL: the config's own. The result goes to the slot of the type that the session says it ran. */
-static mpt_status_t measure_type(const mpt_bench_run_t *run, const char *type,
+static mpt_status_t measure_type(const mpt_bench_run_t *run, const char *type, mpt_bench_aside_t aside,
                                  mpt_bench_report_t *report)
 {
     mpt_bench_overrides_t overrides;
@@ -46,7 +72,7 @@ static mpt_status_t measure_type(const mpt_bench_run_t *run, const char *type,
     const mpt_config_source_t config =
         mpt_bench_config_source(run->config_path, run->config, &overrides);
     mpt_bench_result_t result;
-    mpt_status_t status = mpt_bench_measure(&config, steps_for(run, type), &result);
+    mpt_status_t status = mpt_bench_measure(&config, steps_for(run, type), aside, &result);
     /* A session may have bound this thread to its cores. */
     sched_setaffinity(0, sizeof(run->cores), &run->cores);
     if (status != MPT_OK)
@@ -76,34 +102,19 @@ static void measure_copy(mpt_bench_report_t *report)
         report->copy_bytes_per_s = rate;
 }
 
-static double measure_onednn(const mpt_bench_report_t *report)
-{
-    static const int64_t rows = MPT_BENCH_MICRO_BATCH * MPT_BENCH_CONTEXT;
-    const mpt_bench_linear_t gpt2[] = {
-        {rows, 768, 2304, 12}, {rows, 768, 768, 12},         {rows, 768, 3072, 12},
-        {rows, 3072, 768, 12}, {rows, 768, PADDED_VOCAB, 1},
-    };
-    fprintf(stderr, "fp32: the same products by oneDNN\n");
-    return mpt_bench_onednn_fp32(gpt2, sizeof(gpt2) / sizeof(gpt2[0]), report->threads);
-}
-
-/* The rival before our steps and after them, since a machine's speed drifts within minutes; the mean of the times counts. */
 static mpt_status_t measure_fp32(const mpt_bench_run_t *run, mpt_bench_report_t *report)
 {
-    int threads = report->threads;
-    double before = measure_onednn(report);
-    mpt_status_t status = measure_type(run, mpt_bench_type_name(MPT_BENCH_FP32), report);
-    if (status != MPT_OK)
-        return status;
-    double after = measure_onednn(report);
-    if (report->threads != threads) /* the session has as many as --set says */
-        before = after;
-    report->onednn_flops = before > 0 && after > 0 ? 2 / (1 / before + 1 / after) : 0;
-    return MPT_OK;
+    rival_times_t times = {.run = run};
+    mpt_status_t status =
+        measure_type(run, mpt_bench_type_name(MPT_BENCH_FP32), (mpt_bench_aside_t){time_rival, &times}, report);
+    if (status == MPT_OK && !times.failed)
+        report->onednn_flops = times.count / times.inverse_rates;
+    return status;
 }
 
 static mpt_status_t measure_all(const mpt_bench_run_t *run, mpt_bench_report_t *report)
 {
+    const mpt_bench_aside_t none = {0};
     for (int i = 0; i < MPT_BENCH_TYPES; i++) {
         if (!mpt_bench_types_have(run->types, i))
             continue;
@@ -111,7 +122,7 @@ static mpt_status_t measure_all(const mpt_bench_run_t *run, mpt_bench_report_t *
             measure_copy(report);
         mpt_status_t status = i == MPT_BENCH_FP32 && !run->config_path
                                   ? measure_fp32(run, report)
-                                  : measure_type(run, mpt_bench_type_name(i), report);
+                                  : measure_type(run, mpt_bench_type_name(i), none, report);
         if (status != MPT_OK)
             return status;
     }
@@ -134,7 +145,7 @@ static int bench(mpt_bench_run_t *run)
     if (!run->config_path) {
         measure_peak(&report);
     }
-    status = run->config_path && !run->types ? measure_type(run, NULL, &report)
+    status = run->config_path && !run->types ? measure_type(run, NULL, (mpt_bench_aside_t){0}, &report)
                                              : measure_all(run, &report);
     mpt_bench_place_destroy(&run->place);
     if (status != MPT_OK)
