@@ -9,9 +9,6 @@
 #if VEC_LANES == 16
 #define MR 8
 #define KC 192
-#elif VEC_LANES == 8
-#define MR 4
-#define KC 768 /* 72 KiB of B: few loads and stores of sums are worth what then comes from the second-level cache */
 #else
 #define MR 4
 #define KC 384

@@ -28,7 +28,7 @@ typedef void (*gemm_multiply_t)(const void *a, const void *b, int64_t steps, flo
 typedef struct gemm_kernel {
     int mr, nr;
     int k_step, unit_bytes;
-    int64_t kc; /* longest slice: a panel of B over it stays in the first-level cache, at avx2 in the second */
+    int64_t kc; /* longest slice: a panel of B over it stays near: in the first-level cache, or mostly */
     gemm_pack_t pack_a, pack_b;
     gemm_multiply_t multiply; /* stores no rows */
     /* The same, storing rows of an earlier tile meanwhile, by variant of the output. NULL: none. */

@@ -1,11 +1,15 @@
 #include "gemm_plan.h"
 
 #define ROUND_BYTES (12 << 20) /* packed B: moderate as memory, and found in the last cache again */
-#define A_BYTES (1 << 20)      /* of a second-level cache, with room for what comes next */
+#if VEC_LANES == 16
+#define A_BYTES (1 << 20) /* of a second-level cache, with room for what comes next */
+#else
+#define A_BYTES (256 << 10) /* those of processors without AVX-512 are smaller: 512 KiB, mostly */
+#endif
 #define C_BYTES (960 << 10)
 #define C_COLUMNS 768    /* of a block whose sums stay in cache */
 #define MOST_ROWS 1024   /* of a task */
-#define SHORT_ROWS 256   /* a contraction is short if as many rows of A fit A_BYTES */
+#define SHORT_ROW_BYTES 4096 /* a contraction is short if no longer a row of A, packed */
 #define TASKS_A_THREAD 4    /* so that threads that finish early find work */
 #define MOST_IDLE_PERCENT 7 /* of their time that threads may wait for the others */
 #define LEAST_PANELS 4      /* fewer panels of A for each of B cost more than an idle thread */
@@ -51,7 +55,7 @@ static void choose_block(gemm_plan_t *p, int64_t m)
 {
     const gemm_kernel_t *kernel = p->kernel;
     int64_t rows = resident_rows(kernel, p->ks);
-    p->long_k = p->kc < p->ks && rows < SHORT_ROWS;
+    p->long_k = p->kc < p->ks && gemm_panel_bytes(kernel, 1, p->ks) > SHORT_ROW_BYTES;
     p->nc = p->ns;
     if (p->long_k) {
         p->nc = equal_pieces(p->ns, gemm_round_up(C_COLUMNS, kernel->nr), kernel->nr);
