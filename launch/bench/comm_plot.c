@@ -64,8 +64,8 @@ static void write_all(FILE *plot, const mpt_bench_comm_report_t *report)
     fprintf(plot,
             "set multiplot layout 2,2 title '%d ranks × %d thread%s, comm %s; %s'\n"
             "set logscale xy\nset format x '%%.0b%%B'\nset format y '%%g'\n"
-            "set xtics 64,8 rotate by -40\nset mxtics 1\nset xlabel 'bytes'\nset ylabel '%s, GB/s'\n"
-            "set key right bottom samplen 3\n",
+            "set xtics 64,8 rotate by -40\nset mxtics 1\nset xlabel 'bytes' offset 0,0.7\nset ylabel '%s, GB/s'\n"
+            "set key below horizontal center maxcols 3 samplen 3\n",
             report->info.ranks, report->info.threads, report->info.threads > 1 ? "s" : "", report->comm, report->mpi[0] ? report->mpi : "without MPI",
             report->info.ranks > 1 ? "bus bandwidth" : "buffer");
     for (int what = 0; what < MPT_BENCH_COLLECTIVES; what++)
