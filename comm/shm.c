@@ -226,9 +226,14 @@ static mpt_status_t exchange_hellos(mpt_comm_t *comm, setup_t *setup)
     return status;
 }
 
+static mpt_status_t vote_over_boot(void *ctx, mpt_status_t own)
+{
+    return mpt_boot_agree(ctx, own);
+}
+
 /* A connection waits in its listener's queue until it is accepted, so with a vote between the steps
- * none of them has to wait: connect to all lower ranks, vote, accept all higher ones and offer the
- * segment, vote, take. */
+ * none of them has to wait: connect to all lower ranks, vote, accept all higher ones, swap the segments, with votes
+ * of its own. */
 static mpt_status_t map_over_sockets(mpt_comm_t *comm, setup_t *setup)
 {
     shm_t *shm = comm->impl;
@@ -240,11 +245,8 @@ static mpt_status_t map_over_sockets(mpt_comm_t *comm, setup_t *setup)
     if (status)
         return status;
     status = mpt_shm_accept(comm, setup->listener, secret);
-    status = status ? status : mpt_shm_offer(comm, setup->segment_fd);
-    status = mpt_boot_agree(setup->boot, status);
-    if (status)
-        return status;
-    return mpt_boot_agree(setup->boot, mpt_shm_take(comm, shm->segment_bytes, 1, shm->segments));
+    return mpt_shm_swap_memory(comm, setup->segment_fd, shm->segment_bytes, status, vote_over_boot, setup->boot,
+                               shm->segments);
 }
 
 static mpt_status_t connect_segments(mpt_comm_t *comm, setup_t *setup)

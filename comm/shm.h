@@ -201,11 +201,14 @@ mpt_status_t mpt_shm_listen(const mpt_comm_t *comm, const char *name, int *liste
 mpt_status_t mpt_shm_connect(mpt_comm_t *comm, const char *name, const char *secret, int peer);
 /** Accept the connections of all higher ranks, which must have been made by now. */
 mpt_status_t mpt_shm_accept(mpt_comm_t *comm, int listener, const char *secret);
-/** Send an open file to all peers. */
-mpt_status_t mpt_shm_offer(const mpt_comm_t *comm, int fd);
-/** Receive and map the file of `bytes` bytes that each peer has offered by now. peers: [ranks]; this rank's entry is
- *  left alone, what was mapped before a failure is unmapped. writable: 0: read only. */
-mpt_status_t mpt_shm_take(const mpt_comm_t *comm, size_t bytes, int writable, char **peers);
+/** Every rank's status in, the first failure by rank out on all; what a rank sent before, has arrived after it. */
+typedef mpt_status_t (*shm_vote_t)(void *ctx, mpt_status_t own);
+/** Pass the open file `fd` to every peer, and map theirs, of `bytes` bytes each. Collective: as many calls of vote(ctx, status) on
+ *  every rank. own: a failure of this rank until here, which all ranks then return. peers: [ranks], NULL to begin with, untouched where
+ *  `own` is a failure; this rank's entry is left alone; what was mapped before a failure is the caller's to unmap.
+ *  @return what the last vote did. After a failure files may lie untaken in the sockets, which are of no more use. */
+mpt_status_t mpt_shm_swap_memory(const mpt_comm_t *comm, int fd, size_t bytes, mpt_status_t own,
+                                 shm_vote_t vote, void *ctx, char **peers);
 /** 1 where a peer's process has ended. */
 int mpt_shm_peer_gone(const shm_t *shm, int peer);
 /** Close what is open. */

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -19,10 +20,21 @@ typedef struct greeting {
     int32_t rank;
 } greeting_t;
 
+/* A process has as many descriptors open as it may, or its user as many under way. */
+static void append_limit(char *text, size_t size, int error)
+{
+    struct rlimit limit;
+    size_t used = strlen(text);
+    if ((error == EMFILE || error == ETOOMANYREFS) && getrlimit(RLIMIT_NOFILE, &limit) == 0)
+        snprintf(text + used, size - used, " (ulimit -n is %llu)", (unsigned long long)limit.rlim_cur);
+}
+
 static mpt_status_t log_errno(const mpt_comm_t *comm, const char *what)
 {
     char text[MPT_COMM_MAX_TEXT];
-    snprintf(text, sizeof text, "%s: %s", what, strerror(errno));
+    int error = errno;
+    snprintf(text, sizeof text, "%s: %s", what, strerror(error));
+    append_limit(text, sizeof text, error);
     mpt_comm_log_error(comm, text);
     return MPT_ERR_COMM;
 }
@@ -141,6 +153,7 @@ static int recv_fd(int link)
                              .msg_controllen = sizeof control.space};
     if (recvmsg(link, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1)
         return -1;
+    errno = message.msg_flags & MSG_CTRUNC ? EMFILE : EPROTO; /* of a message without one */
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
     if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
         header->cmsg_len == CMSG_LEN(sizeof fd))
@@ -148,57 +161,77 @@ static int recv_fd(int link)
     return fd;
 }
 
-mpt_status_t mpt_shm_offer(const mpt_comm_t *comm, int fd)
-{
-    const shm_t *shm = comm->impl;
-    for (int r = 0; r < comm->ranks; r++)
-        if (r != comm->rank && send_fd(shm->links[r], fd))
-            return log_errno(comm, "passing memory to a rank of this host");
-    return MPT_OK;
-}
-
 /* The file must be as long as its owner says, or reading the mapping would raise SIGBUS. */
-static char *map_fd(int fd, size_t bytes, int writable)
+static char *map_fd(int fd, size_t bytes)
 {
     struct stat info;
     errno = EINVAL;
     if (fstat(fd, &info) || info.st_size < 0 || (size_t)info.st_size < bytes)
         return NULL;
-    int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
-    void *address = mmap(NULL, bytes, protection, MAP_SHARED, fd, 0);
+    void *address = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     return address == MAP_FAILED ? NULL : address;
 }
 
-static mpt_status_t take_one(const mpt_comm_t *comm, size_t bytes, int writable, int peer,
-                             char **address_p)
+static mpt_status_t take_one(const mpt_comm_t *comm, size_t bytes, int peer, char **address_p)
 {
     const shm_t *shm = comm->impl;
     int fd = recv_fd(shm->links[peer]);
     if (fd < 0)
         return log_errno(comm, "receiving the memory of a rank of this host");
-    *address_p = map_fd(fd, bytes, writable);
+    *address_p = map_fd(fd, bytes);
     int out_of_memory = !*address_p && errno == ENOMEM;
     mpt_status_t status = *address_p ? MPT_OK : log_errno(comm, "mapping a rank's memory");
     close(fd);
     return out_of_memory ? MPT_ERR_NO_MEMORY : status;
 }
 
-mpt_status_t mpt_shm_take(const mpt_comm_t *comm, size_t bytes, int writable, char **peers)
+/* ---- everyone's memory to everyone, round by round ------------------------------------------------ */
+
+/* Linux counts the descriptors that are under way by user, against the `ulimit -n` of who sends one more: often 1024. */
+#define UNDER_WAY 512
+
+/* How far a round goes: each rank sends to as many above it, and takes from as many below. A rank answers for those of a round
+ * that it has not taken, or else for those that it has sent in the next: so many a rank of the host, and no more, are under way,
+ * in however many communicators at once. */
+static int distances_a_round(const mpt_comm_t *comm)
+{
+    const mpt_comm_t *speaker = comm->whole ? comm->whole : comm;
+    int distances = UNDER_WAY / speaker->boot->local_ranks;
+    return distances > 0 ? distances : 1;
+}
+
+static mpt_status_t offer(const mpt_comm_t *comm, int fd, int nearest, int end)
+{
+    const shm_t *shm = comm->impl;
+    for (int k = nearest; k < end; k++)
+        if (send_fd(shm->links[(comm->rank + k) % comm->ranks], fd))
+            return log_errno(comm, "passing memory to a rank of this host");
+    return MPT_OK;
+}
+
+static mpt_status_t take(const mpt_comm_t *comm, size_t bytes, int nearest, int end, char **peers)
 {
     mpt_status_t status = MPT_OK;
-    int peer = 0;
-    for (; peer < comm->ranks && !status; peer++)
-        if (peer != comm->rank)
-            status = take_one(comm, bytes, writable, peer, &peers[peer]);
-    if (!status)
-        return MPT_OK;
-    for (int r = 0; r < peer; r++) {
-        if (r == comm->rank || !peers[r])
-            continue;
-        munmap(peers[r], bytes);
-        peers[r] = NULL;
+    for (int k = nearest; k < end && !status; k++) {
+        int peer = (comm->rank + comm->ranks - k) % comm->ranks;
+        status = take_one(comm, bytes, peer, &peers[peer]);
     }
     return status;
+}
+
+mpt_status_t mpt_shm_swap_memory(const mpt_comm_t *comm, int fd, size_t bytes, mpt_status_t own,
+                                 shm_vote_t vote, void *ctx, char **peers)
+{
+    int distances = distances_a_round(comm);
+    for (int nearest = 1; nearest < comm->ranks; nearest += distances) {
+        int end = comm->ranks - nearest < distances ? comm->ranks : nearest + distances;
+        own = own ? own : offer(comm, fd, nearest, end);
+        mpt_status_t status = vote(ctx, own);
+        if (status)
+            return status;
+        own = take(comm, bytes, nearest, end, peers);
+    }
+    return vote(ctx, own);
 }
 
 int mpt_shm_peer_gone(const shm_t *shm, int peer)

@@ -4,9 +4,13 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-/* Registration in two meetings: offer the memory and meet; take the others' and meet again, to
- * learn whether all could. So a rank that runs out of addresses fails the call on every rank, and
- * nobody waits for a file that never comes. */
+/* Registration goes by votes: each is a meeting in which a rank says whether it could do its part. So a rank that runs
+ * out of addresses fails the call on every rank, and nobody waits for a file that never comes. */
+
+typedef struct ballot {
+    mpt_comm_t *comm;
+    shm_call_t call;
+} ballot_t;
 
 /* The rank that could not has said why, and every rank finds it here: no alarm is needed, which one might see before the
  * status. What peers offered may lie untaken in the sockets: the communicator is of no more use. */
@@ -30,33 +34,36 @@ static void unmap_peers(const mpt_comm_t *comm, const shm_region_t *region)
             munmap(region->peers[r], region->bytes);
 }
 
-static mpt_status_t take_peers(const mpt_comm_t *comm, shm_region_t *region)
+static mpt_status_t vote(void *ctx, mpt_status_t own)
 {
-    const shm_t *shm = comm->impl;
-    if (!shm->one_process)
-        return mpt_shm_take(comm, region->bytes, 1, region->peers);
-    for (int r = 0; r < comm->ranks; r++)
-        region->peers[r] = (char *)(uintptr_t)mpt_shm_call(comm, r)->pointer;
-    return MPT_OK;
+    ballot_t *ballot = ctx;
+    ballot->call.status = (uint8_t)own;
+    mpt_status_t status = mpt_shm_begin(ballot->comm, &ballot->call);
+    return status ? status : all_could(ballot->comm);
 }
 
-/* Both meetings. `region` may be NULL: this rank has no memory for it, and says so. */
-static mpt_status_t meet_and_take(mpt_comm_t *comm, const mpt_mem_t *mem, shm_region_t *region)
+/* Threads find each other's memory in the vote itself. */
+static mpt_status_t swap_pointers(ballot_t *ballot, mpt_status_t own, char **peers)
 {
-    shm_t *shm = comm->impl;
-    shm_call_t call = {.op = SHM_REGISTER,
-                       .bytes = mem->bytes,
-                       .pointer = (uint64_t)(uintptr_t)mem->ptr,
-                       .status = region ? MPT_OK : MPT_ERR_NO_MEMORY};
-    if (!shm->one_process && region)
-        call.status = (uint8_t)mpt_shm_offer(comm, mem->fd);
-    mpt_status_t status = mpt_shm_begin(comm, &call);
-    status = status ? status : all_could(comm);
-    if (status)
-        return status;
-    call.status = (uint8_t)take_peers(comm, region);
-    status = mpt_shm_begin(comm, &call);
-    return status ? status : all_could(comm);
+    const mpt_comm_t *comm = ballot->comm;
+    mpt_status_t status = vote(ballot, own);
+    for (int r = 0; r < comm->ranks && !status; r++)
+        peers[r] = (char *)(uintptr_t)mpt_shm_call(comm, r)->pointer;
+    return status;
+}
+
+/* `region` may be NULL: this rank has no memory for it, and says so. */
+static mpt_status_t swap(mpt_comm_t *comm, const mpt_mem_t *mem, shm_region_t *region)
+{
+    const shm_t *shm = comm->impl;
+    ballot_t ballot = {comm,
+                       {.op = SHM_REGISTER,
+                        .bytes = mem->bytes,
+                        .pointer = (uint64_t)(uintptr_t)mem->ptr}};
+    mpt_status_t own = region ? MPT_OK : MPT_ERR_NO_MEMORY;
+    char **peers = region ? region->peers : NULL;
+    return shm->one_process ? swap_pointers(&ballot, own, peers)
+                            : mpt_shm_swap_memory(comm, mem->fd, mem->bytes, own, vote, &ballot, peers);
 }
 
 mpt_status_t mpt_shm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **handle_p)
@@ -71,7 +78,7 @@ mpt_status_t mpt_shm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **han
         region->borrowed = shm->one_process;
         region->peers[comm->rank] = mem->ptr;
     }
-    mpt_status_t status = mpt_shm_end(comm, meet_and_take(comm, mem, region));
+    mpt_status_t status = mpt_shm_end(comm, swap(comm, mem, region));
     if (status) {
         if (region)
             unmap_peers(comm, region);

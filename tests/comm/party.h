@@ -17,7 +17,9 @@
 #include "comm.h"
 #include "pool.h"
 
+#ifndef PARTY_MAX_RANKS
 #define PARTY_MAX_RANKS 16
+#endif
 #define PARTY_LOG_BYTES 4096
 #define PARTY_SLOT_BYTES 1024
 
