@@ -46,10 +46,15 @@ typedef struct meeting {
     const void *slots[];
 } meeting_t;
 
-/* Wait until every rank is here. @return MPT_ERR_COMM: one of them never will be. */
+/* Wait until every rank is here. @return MPT_ERR_COMM: one of them never will be. Who came in vain stays counted: once a rank has
+ * left, nobody looks at that again. */
 static mpt_status_t meet(meeting_t *meeting)
 {
     pthread_mutex_lock(&meeting->mutex);
+    if (meeting->users < meeting->ranks) {
+        pthread_mutex_unlock(&meeting->mutex);
+        return MPT_ERR_COMM;
+    }
     unsigned round = meeting->round;
     if (++meeting->arrived == meeting->ranks) {
         meeting->arrived = 0;
