@@ -125,7 +125,7 @@ typedef struct shm {
     uint64_t past;     /* as it said there */
     uint32_t *written; /* [lanes][ranks] our side's count of each channel to a peer */
     uint32_t *taken;   /* [lanes][ranks] and of each channel from a peer */
-    int gave_up;       /* alarms raised, or one heeded */
+    int gave_up;       /* alarms raised, or one heeded, or a registration failed on all ranks */
     int64_t regions_made;
     shm_region_t *regions;
     shm_flag_t *spoken;     /* in the head of the first rank here, or there in the communicator that was split first */

@@ -138,10 +138,20 @@ static double patience(const mpt_comm_t *comm, int peer)
     return comm->timeout_s * (across ? SHM_ACROSS_PATIENCE : 1);
 }
 
+/* A parent that failed ends this communicator as well: the peers here hear it from this rank, and none of them reads its memory
+ * unseen. */
+static mpt_status_t follow_parents(mpt_comm_t *comm)
+{
+    mpt_status_t status = mpt_comm_poll_parents(comm);
+    if (status)
+        mpt_shm_raise_alarms(comm, "its parent failed");
+    return status;
+}
+
 /* A peer that left may have heard from a parent why: then this rank hears it there too, and it is nobody's error here. */
 static mpt_status_t leave_with(mpt_comm_t *comm, int peer)
 {
-    mpt_status_t status = has_left(comm->impl, peer) ? mpt_comm_poll_parents(comm) : MPT_OK;
+    mpt_status_t status = has_left(comm->impl, peer) ? follow_parents(comm) : MPT_OK;
     return status ? status : give_up_on(comm, peer);
 }
 
@@ -160,7 +170,7 @@ static mpt_status_t check_wait(mpt_comm_t *comm, const shm_flag_t *flag, uint32_
         return leave_with(comm, peer);
     double waited = comm->timeout_s > 0 ? mpt_comm_now() - start : 0;
     if (waited > MPT_COMM_PARENTS_AFTER * comm->timeout_s)
-        status = mpt_comm_poll_parents(comm);
+        status = follow_parents(comm);
     if (!status && waited > patience(comm, peer) && !reached(flag, value))
         return give_up_waiting(comm, flag, value, peer);
     return status;

@@ -547,6 +547,54 @@ static void a_broken_child_leaves_its_parent_whole(void **state)
     assert_party(&(party_t){.ranks = 4, .backend = "shm", .timeout_s = 30, .body = break_child});
 }
 
+static int poll_for(mpt_comm_t *comm, double seconds)
+{
+    double start = now();
+    while (mpt_comm_poll(comm) == MPT_OK && now() - start < seconds)
+        usleep(1000);
+    return mpt_comm_poll(comm);
+}
+
+/* Rank 0 gives up on the parent, and maybe leaves the child at once; rank 1, which waits for it in the child, hears of that in the
+ * parent. Rank 2 looks at the child alone, and must hear of it there. */
+static int follow_parent(party_rank_t *rank, int leaves)
+{
+    mpt_comm_t *child = NULL;
+    char byte = 0;
+    int wrong = mpt_comm_split(rank->comm, 0, 0, &child) != MPT_OK;
+    if (rank->rank == 0) {
+        mpt_comm_abort(rank->comm, "parent only");
+        wrong += !leaves && poll_for(child, 10) != MPT_ERR_COMM;
+    } else if (rank->rank == 1) {
+        wrong += mpt_comm_recv(child, &byte, 1, 0, NULL) != MPT_ERR_COMM;
+        wrong += !says(rank, "rank 0 gave up: aborted: parent only");
+    } else {
+        wrong += poll_for(child, 10) != MPT_ERR_COMM;
+        wrong += !says(rank, "rank 1 gave up: its parent failed");
+    }
+    mpt_comm_destroy(child);
+    return wrong;
+}
+
+static int follow_parent_in_time(party_rank_t *rank)
+{
+    return follow_parent(rank, 0);
+}
+
+static int follow_parent_and_leave(party_rank_t *rank)
+{
+    return follow_parent(rank, 1);
+}
+
+static void a_child_that_fails_with_its_parent_tells_its_peers(void **state)
+{
+    (void)state;
+    assert_party(&(party_t){.ranks = 3, .backend = "shm", .timeout_s = 1, .body = follow_parent_in_time});
+    assert_party(&(party_t){.ranks = 3, .backend = "shm", .timeout_s = 30, .body = follow_parent_and_leave});
+    assert_party(
+        &(party_t){.ranks = 3, .backend = "shm", .timeout_s = 30, .processes = 1, .body = follow_parent_and_leave});
+}
+
 /* ---- create and choose ------------------------------------------------------------------------------------- */
 
 static void create_refuses_what_it_cannot_serve(void **state)
@@ -719,6 +767,7 @@ int main(void)
         cmocka_unit_test(memory_is_not_given_up_while_others_read_it),
         cmocka_unit_test(a_rank_may_leave_while_others_still_return),
         cmocka_unit_test(a_broken_child_leaves_its_parent_whole),
+        cmocka_unit_test(a_child_that_fails_with_its_parent_tells_its_peers),
         cmocka_unit_test(create_refuses_what_it_cannot_serve),
         cmocka_unit_test(the_backend_follows_from_where_the_ranks_are),
         cmocka_unit_test(even_hosts_are_runs_of_one_power_of_two),
