@@ -57,7 +57,7 @@ static mpt_status_t heed(mpt_comm_t *comm, int source)
     mpt_comm_log_heard(comm, text);
     if (!mpi->gave_up) /* else it is on its way to the others */
         memcpy(mpi->reason, text, sizeof mpi->reason - 1); /* the last byte is zero from the start */
-    mpi->gave_up = 1; /* who sent this told the others as well */
+    mpi->gave_up = 1; /* who sent this tells the others as well */
     return MPT_ERR_COMM;
 }
 

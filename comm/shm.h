@@ -95,7 +95,7 @@ enum { SHM_OUTSIDE = 0, SHM_INSIDE = 1, SHM_LEFT = 2, SHM_ACROSS = 3 };
 
 typedef struct shm_head {
     shm_flag_t arrived;  /* barriers that the owner has reached */
-    shm_flag_t alarm;    /* set by peers: 1 + rank of the first that gave up */
+    shm_flag_t alarm;    /* set by peers: 1 + rank of the first that gave up, as far as they know */
     shm_flag_t state;    /* SHM_OUTSIDE or SHM_INSIDE a collective, SHM_ACROSS, SHM_LEFT: destroyed */
     shm_flag_t spoken;   /* rank 0's: 1 once a rank has logged why it gave up */
     shm_flag_t users;    /* threads: ranks that still look at this segment */
@@ -184,7 +184,7 @@ static inline void mpt_shm_speak_with(mpt_comm_t *comm, const mpt_comm_t *elder)
 {
     ((shm_t *)comm->impl)->spoken = ((const shm_t *)elder->impl)->spoken;
 }
-/** MPT_ERR_COMM (which the peer has logged) where a peer raised this rank's alarm. */
+/** MPT_ERR_COMM (which the peer has logged) where a peer raised this rank's alarm; then all others' are raised too. */
 mpt_status_t mpt_shm_check_alarm(mpt_comm_t *comm);
 /** MPT_ERR_COMM (logged once) where a peer died. One that destroyed its side may just be done. */
 mpt_status_t mpt_shm_check_peers(mpt_comm_t *comm);

@@ -46,6 +46,19 @@ static void sleep_on(shm_flag_t *flag, uint32_t seen)
     __atomic_sub_fetch(&flag->sleepers, 1, __ATOMIC_SEQ_CST);
 }
 
+/* Tell all others that `origin` gave up, unless they have an alarm already. */
+static void spread_alarm(const mpt_comm_t *comm, int origin)
+{
+    const shm_t *shm = comm->impl;
+    for (int r = 0; r < comm->ranks; r++) {
+        uint32_t silent = 0;
+        if (r != comm->rank && r != origin)
+            __atomic_compare_exchange_n(&mpt_shm_head(shm, r)->alarm.value, &silent,
+                                        (uint32_t)origin + 1, 0, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_SEQ_CST);
+    }
+}
+
 void mpt_shm_raise_alarms(mpt_comm_t *comm, const char *reason)
 {
     shm_t *shm = comm->impl;
@@ -53,13 +66,7 @@ void mpt_shm_raise_alarms(mpt_comm_t *comm, const char *reason)
         return;
     shm->gave_up = 1;
     snprintf(mpt_shm_head(shm, comm->rank)->reason, MPT_COMM_MAX_TEXT, "%s", reason);
-    for (int r = 0; r < comm->ranks; r++) {
-        uint32_t silent = 0;
-        if (r != comm->rank)
-            __atomic_compare_exchange_n(&mpt_shm_head(shm, r)->alarm.value, &silent,
-                                        (uint32_t)comm->rank + 1, 0, __ATOMIC_SEQ_CST,
-                                        __ATOMIC_SEQ_CST);
-    }
+    spread_alarm(comm, comm->rank);
 }
 
 /* Several ranks may find the same at once, in children of one communicator as well. */
@@ -81,6 +88,8 @@ mpt_status_t mpt_shm_give_up(mpt_comm_t *comm, const char *text)
     return MPT_ERR_COMM;
 }
 
+/* An alarm heard for the first time goes on to the others, whom its origin may still be about to tell: then this rank may free
+ * memory, since who does not hear the alarm said before that it is inside. */
 mpt_status_t mpt_shm_check_alarm(mpt_comm_t *comm)
 {
     shm_t *shm = comm->impl;
@@ -91,9 +100,11 @@ mpt_status_t mpt_shm_check_alarm(mpt_comm_t *comm)
     char text[MPT_COMM_MAX_TEXT + 32];
     snprintf(text, sizeof text, "rank %d gave up: %s", mpt_comm_world_rank(comm, origin),
              mpt_shm_head(shm, origin)->reason);
-    if (!shm->gave_up)
+    if (!shm->gave_up) {
         mpt_comm_log_heard(comm, text);
-    shm->gave_up = 1; /* who raised it told the others as well */
+        spread_alarm(comm, origin);
+    }
+    shm->gave_up = 1;
     return MPT_ERR_COMM;
 }
 

@@ -6,6 +6,7 @@
 #include "backends.h"
 #include "conformance.h"
 #include "party.h"
+#include "shm.h"
 
 static double now(void)
 {
@@ -547,6 +548,33 @@ static void a_broken_child_leaves_its_parent_whole(void **state)
     assert_party(&(party_t){.ranks = 4, .backend = "shm", .timeout_s = 30, .body = break_child});
 }
 
+/* Rank 0 has told rank 1 alone so far that it gives up; what it is about to do next, it never does. */
+static int tell_one(party_rank_t *rank)
+{
+    mpt_comm_t *comm = rank->comm;
+    shm_t *shm = comm->impl;
+    char byte = 0, all[4];
+    int wrong = 0;
+    for (int turn = 0; turn < 3; turn++) {
+        if (turn == rank->rank && turn == 0) {
+            snprintf(mpt_shm_head(shm, 0)->reason, MPT_COMM_MAX_TEXT, "half said");
+            mpt_shm_store(&mpt_shm_head(shm, 1)->alarm, 1);
+            comm->failed = shm->gave_up = 1;
+        }
+        if (turn == rank->rank && turn > 0)
+            wrong += (mpt_comm_poll(comm) != MPT_ERR_COMM) + !says(rank, "rank 0 gave up: half said");
+        wrong += comm->boot->ops->exchange(comm->boot, &byte, all, 1) != MPT_OK;
+    }
+    return wrong + (rank->rank == 3 && mpt_comm_poll(comm) != MPT_ERR_COMM);
+}
+
+static void who_hears_an_alarm_has_told_all_others(void **state)
+{
+    (void)state;
+    assert_party(&(party_t){.ranks = 4, .backend = "shm", .timeout_s = 30, .body = tell_one});
+    assert_party(&(party_t){.ranks = 4, .backend = "shm", .timeout_s = 30, .processes = 1, .body = tell_one});
+}
+
 static int poll_for(mpt_comm_t *comm, double seconds)
 {
     double start = now();
@@ -767,6 +795,7 @@ int main(void)
         cmocka_unit_test(memory_is_not_given_up_while_others_read_it),
         cmocka_unit_test(a_rank_may_leave_while_others_still_return),
         cmocka_unit_test(a_broken_child_leaves_its_parent_whole),
+        cmocka_unit_test(who_hears_an_alarm_has_told_all_others),
         cmocka_unit_test(a_child_that_fails_with_its_parent_tells_its_peers),
         cmocka_unit_test(create_refuses_what_it_cannot_serve),
         cmocka_unit_test(the_backend_follows_from_where_the_ranks_are),
