@@ -153,6 +153,15 @@ static double patience(const mpt_comm_t *comm)
     return comm->timeout_s + STAGGER_S * (comm->rank < STAGGERED ? comm->rank : STAGGERED);
 }
 
+/* A parent that failed ends this communicator as well: the peers here hear it from this rank. */
+static mpt_status_t follow_parents(mpt_comm_t *comm)
+{
+    mpt_status_t status = mpt_comm_poll_parents(comm);
+    if (status)
+        mpt_mpi_raise_alarms(comm, "its parent failed");
+    return status;
+}
+
 static mpt_status_t check_wait(mpt_comm_t *comm, const mpi_batch_t *batch, double since)
 {
     mpt_status_t status = mpt_mpi_check_alarm(comm);
@@ -160,7 +169,7 @@ static mpt_status_t check_wait(mpt_comm_t *comm, const mpi_batch_t *batch, doubl
         status = comm->idle(comm);
     double waited = comm->timeout_s > 0 ? mpt_comm_now() - since : 0;
     if (!status && waited > MPT_COMM_PARENTS_AFTER * comm->timeout_s)
-        status = mpt_comm_poll_parents(comm);
+        status = follow_parents(comm);
     if (!status && waited > patience(comm))
         status = give_up_waiting(comm, batch);
     return status;

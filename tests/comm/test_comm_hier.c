@@ -161,6 +161,31 @@ static int wait_in_children(program_t *program, mpt_comm_t *comm)
     return wrong + !says(program, "aborted: parent gone");
 }
 
+static mpt_status_t poll_for(mpt_comm_t *comm, double seconds)
+{
+    double start = mpt_comm_now();
+    while (mpt_comm_poll(comm) == MPT_OK && mpt_comm_now() - start < seconds)
+        usleep(1000);
+    return mpt_comm_poll(comm);
+}
+
+/* Of a column, over mpi, the first rank waits and so hears that a rank gave up on the parent; the others look at the column
+ * alone, and hear of it there. */
+static int follow_parent(program_t *program, mpt_comm_t *comm)
+{
+    mpt_comm_t *child = NULL;
+    char byte = 0;
+    int wrong = mpt_comm_split(comm, comm->rank % program->boot->local_ranks, 0, &child) != MPT_OK;
+    if (comm->rank == comm->ranks - 1)
+        mpt_comm_abort(comm, "parent gone");
+    if (child->rank == 0)
+        wrong += mpt_comm_recv(child, &byte, 1, 1, NULL) != MPT_ERR_COMM;
+    else
+        wrong += (poll_for(child, 10) != MPT_ERR_COMM) + !says(program, "gave up: its parent failed");
+    mpt_comm_destroy(child);
+    return wrong + !says(program, "gave up: aborted: parent gone") * (comm->rank < program->boot->local_ranks);
+}
+
 /* The last rank stops in the middle of large sums; the others are told who, not whom they happened to wait for. */
 static int last_stops(program_t *program, mpt_comm_t *comm)
 {
@@ -355,7 +380,8 @@ static int run(program_t *program, const char *mode, int local)
         {"conform", 60, conform, -1},        {"split", 60, split_by_place, 0},
         {"take", 60, children_take_what_is_planned, 0},
         {"abort", 60, last_aborts, 0},       {"children", 60, break_children, 0},
-        {"parent", 1, wait_in_children, 0},  {"late", 0.5, last_is_late, 1},
+        {"parent", 1, wait_in_children, 0},  {"follow", 1, follow_parent, 0},
+        {"late", 0.5, last_is_late, 1},
         {"stop", 0.5, last_stops, 1},        {"chain", 1, wait_in_a_chain, 1},
         {"hear", 60, hear_while_waiting, 0}, {"differ", 60, call_differently, 1},
         {"die", 60, last_dies, -1},          {"short", 60, send_short, 1},
