@@ -69,10 +69,12 @@ static void set_waiting(mpt_worker_t *worker, int waiting)
     worker->waiting = waiting;
 }
 
-/* Run a job without the lock. */
+/* Run a job without the lock, with the same bits in the caller, whatever the host program has set there. */
 static void run(mpt_worker_t *worker, const posted_t *posted)
 {
+    unsigned control = mpt_thread_set_float_control(MPT_MXCSR_DEFAULT);
     mpt_status_t status = posted->job(posted->ctx, posted->a, posted->b);
+    (void)mpt_thread_set_float_control(control);
     if (status != MPT_OK)
         note_failure(worker, status);
 }
@@ -88,7 +90,6 @@ static int await_job(mpt_worker_t *worker)
 static void *helper_main(void *arg)
 {
     mpt_worker_t *worker = arg;
-    (void)mpt_thread_set_float_control(MPT_MXCSR_DEFAULT);
     pthread_mutex_lock(&worker->lock);
     while (await_job(worker)) {
         posted_t posted = worker->ring[(worker->done + 1) % (mpt_ticket_t)worker->params.capacity];

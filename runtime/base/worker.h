@@ -8,8 +8,8 @@
  *   helper        1111111111 222222 3333333333333|33333333333333333333
  *
  * The first job that fails ends the work: jobs after it are not run, and every call returns its status. One thread, the
- * owner, makes all calls. What it wrote before a post the job sees; what the job wrote it sees after the wait. Nothing is allocated after
- * create.
+ * owner, makes all calls. What it wrote before a post the job sees; what the job wrote it sees after the wait. Jobs run with MXCSR 0x1f80
+ * (round to nearest even, no flush to zero); the caller's is put back. Nothing is allocated after create.
  */
 #ifndef MPT_WORKER_H
 #define MPT_WORKER_H

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "counted_malloc.h"
+#include "thread.h"
 #include "worker.h"
 
 #define MAX_JOBS 5000
@@ -361,6 +362,43 @@ static void the_helper_runs_where_it_is_told_to(void **state)
     mpt_worker_destroy(worker);
 }
 
+#if defined(__SSE__)
+static mpt_status_t check_float_control(void *ctx, int a, int b)
+{
+    record_t *r = ctx;
+    (void)a;
+    (void)b;
+    r->faults += (_mm_getcsr() & ~0x3fu) != 0x1f80u; /* the low bits are flags that operations raise */
+    r->count++;
+    return MPT_OK;
+}
+
+static void every_job_sees_one_float_control_word(void **state)
+{
+    (void)state;
+    int faults = 0, jobs = 0;
+    unsigned before = _mm_getcsr();
+    _mm_setcsr(0xffc0u); /* flush to zero, subnormals are zero, round towards zero */
+    for (int threaded = 0; threaded <= 1; threaded++) {
+        mpt_worker_t *worker = make_worker(threaded, 4);
+        (void)post(worker, check_float_control, 0, 0);
+        (void)mpt_worker_call(worker, check_float_control, &shared, 0, 0);
+        mpt_worker_destroy(worker);
+        faults += shared.faults + ((_mm_getcsr() & ~0x3fu) != 0xffc0u);
+        jobs += shared.count;
+    }
+    _mm_setcsr(before);
+    assert_int_equal(faults, 0);
+    assert_int_equal(jobs, 4);
+}
+#else
+static void every_job_sees_one_float_control_word(void **state)
+{
+    (void)state;
+    skip();
+}
+#endif
+
 static void nothing_is_allocated_after_create(void **state)
 {
     (void)state;
@@ -402,6 +440,7 @@ int main(void)
         cmocka_unit_test(no_stretch_of_time_is_waited_for_but_not_busy),
         cmocka_unit_test(without_a_thread_all_that_is_busy_is_waited_for),
         cmocka_unit_test(the_helper_runs_where_it_is_told_to),
+        cmocka_unit_test(every_job_sees_one_float_control_word),
         cmocka_unit_test(nothing_is_allocated_after_create),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

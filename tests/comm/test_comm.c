@@ -7,6 +7,8 @@
 #include "conformance.h"
 #include "party.h"
 #include "shm.h"
+#include "thread.h"
+#include "worker.h"
 
 static double now(void)
 {
@@ -62,6 +64,44 @@ static void shm_conforms_with_a_pool_of_threads_a_rank(void **state)
     (void)state;
     assert_party(&(party_t){
         .ranks = 3, .backend = "shm", .timeout_s = 60, .pool_threads = 2, .body = conform});
+}
+
+/* ---- the host program's float control ------------------------------------------------------------------- */
+
+static mpt_status_t sum_subnormals(void *ctx, int count, int unused)
+{
+    mpt_comm_t *comm = ctx;
+    float *values = malloc((size_t)count * sizeof *values);
+    (void)unused;
+    for (int i = 0; i < count && values; i++)
+        values[i] = mpt_f32_from_bits(0x00012345u);
+    mpt_status_t status = mpt_comm_all_reduce(comm, values, values, count, MPT_F32, NULL);
+    for (int i = 0; i < count && !status; i++)
+        if (mpt_f32_bits(values[i]) != 0x00012345u * (uint32_t)comm->ranks)
+            status = MPT_ERR_DEVICE;
+    free(values);
+    return status;
+}
+
+/* The jobs run in this thread, and the sums without a pool. */
+static int sum_subnormals_in_a_job(party_rank_t *rank)
+{
+    mpt_worker_t *worker = NULL;
+    const int counts[] = {1, 100, 300000};
+    mpt_status_t status = mpt_worker_create(&(mpt_worker_params_t){.capacity = 1}, &worker);
+    unsigned before = mpt_thread_set_float_control(0x9fc0u); /* flush to zero, subnormals are zero */
+    for (int i = 0; i < 3 && !status; i++)
+        status = mpt_worker_call(worker, sum_subnormals, rank->comm, counts[i], 0);
+    (void)mpt_thread_set_float_control(before);
+    mpt_worker_destroy(worker);
+    return (int)status;
+}
+
+static void subnormals_are_summed_whatever_the_caller_does_with_its_own(void **state)
+{
+    (void)state;
+    for (int ranks = 2; ranks <= 5; ranks += 3)
+        assert_party(&(party_t){.ranks = ranks, .backend = "shm", .timeout_s = 60, .body = sum_subnormals_in_a_job});
 }
 
 /* ---- failures ------------------------------------------------------------------------------------------ */
@@ -777,6 +817,7 @@ int main(void)
         cmocka_unit_test(shm_conforms_for_1_to_9_threads),
         cmocka_unit_test(shm_conforms_for_processes),
         cmocka_unit_test(shm_conforms_with_a_pool_of_threads_a_rank),
+        cmocka_unit_test(subnormals_are_summed_whatever_the_caller_does_with_its_own),
         cmocka_unit_test(abort_by_one_rank_fails_all_soon),
         cmocka_unit_test(poll_learns_of_an_abort),
         cmocka_unit_test(timeout_names_the_ranks_that_never_arrived),
