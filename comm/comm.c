@@ -475,7 +475,7 @@ mpt_status_t mpt_comm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **ha
         return MPT_ERR_COMM;
     comm->op = "register";
     mpt_status_t status = comm->ops->register_mem(comm, mem, handle_p);
-    if (status == MPT_ERR_COMM)
+    if (status)
         comm->failed = 1;
     return status;
 }

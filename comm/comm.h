@@ -89,7 +89,7 @@ struct mpt_comm {
      * borrowed, may be NULL. */
     const char *what;
     const char *op; /* the call under way, for error messages */
-    int failed;     /* 1 after MPT_ERR_COMM or abort */
+    int failed;     /* 1 after MPT_ERR_COMM, abort or a failed registration */
     mpt_comm_t *parent; /* of a child: borrowed, outlives it */
     int *world;     /* rank r's number in the communicator that was split first; NULL: r itself */
     void *own_scratch; /* of a child, freed with it */
@@ -165,7 +165,8 @@ mpt_status_t mpt_comm_poll(mpt_comm_t *comm);
 void mpt_comm_abort(mpt_comm_t *comm, const char *reason);
 /** Tell peers about an allocation, so that collectives on it need no copy. Collective: same order and sizes on
  *  every rank. Peer memory only (else MPT_ERR_INVALID_ARG); where a backend has no use for it, a no-op with
- *  *handle_p = NULL. Allocates. Deregister before freeing, after a failure too; collective. */
+ *  *handle_p = NULL. Allocates. A failure on any rank, of whichever kind, ends the communicator, as MPT_ERR_COMM does; ranks of
+ *  other hosts may learn of it in a later call. Deregister before freeing, after a failure too; collective. */
 mpt_status_t mpt_comm_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **handle_p);
 void mpt_comm_deregister(mpt_comm_t *comm, void *handle);
 

@@ -353,13 +353,16 @@ static mpt_status_t hier_split(mpt_comm_t *comm, int color, const int *members, 
 
 /* ---- registration and the table ------------------------------------------------------------------ */
 
-/* Only the row reads each other's memory. */
+/* Only the row reads each other's memory, and knows where it could not: the other hosts hear of it. */
 static mpt_status_t hier_register(mpt_comm_t *comm, const mpt_mem_t *mem, void **handle_p)
 {
     hier_t *hier = comm->impl;
     mpt_status_t status = mpt_hier_begin(comm);
     status = status ? status : mpt_comm_shm.register_mem(&hier->local, mem, handle_p);
-    return mpt_hier_end(comm, status);
+    status = mpt_hier_end(comm, status);
+    if (status)
+        hier_abort(comm, "a registration failed"); /* where no better reason has gone out */
+    return status;
 }
 
 static void hier_deregister(mpt_comm_t *comm, void *handle)

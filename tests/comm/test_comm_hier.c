@@ -2,6 +2,7 @@
  * Run by test_comm_hier.sh; alone it is one rank, which is a skip. Arguments: what to do, LOCAL. Prints one line
  * "comm_hier: ok RANKS" when all is well; exits 1 otherwise. */
 #include <signal.h>
+#include <sys/mman.h>
 #include "backends.h"
 #include "mpi_program.h"
 #include "runtime/session_fixture.h"
@@ -184,6 +185,27 @@ static int follow_parent(program_t *program, mpt_comm_t *comm)
         wrong += (poll_for(child, 10) != MPT_ERR_COMM) + !says(program, "gave up: its parent failed");
     mpt_comm_destroy(child);
     return wrong + !says(program, "gave up: aborted: parent gone") * (comm->rank < program->boot->local_ranks);
+}
+
+/* Host 0's ranks share memory that no process has the addresses for; the others' fits. Nobody waits for anybody afterwards. */
+static int register_too_much(program_t *program, mpt_comm_t *comm)
+{
+    const int fails = comm->rank < program->boot->local_ranks;
+    const size_t bytes = fails ? (size_t)1 << 47 : 4096;
+    mpt_mem_t mem = {program, bytes, MPT_MEM_PEER, memfd_create("mpt-test", 0)};
+    void *handle = NULL;
+    float value = 1;
+    int wrong = mem.fd < 0 || ftruncate(mem.fd, (off_t)bytes) != 0;
+    mpt_status_t status = mpt_comm_register(comm, &mem, &handle);
+    wrong += fails ? status != MPT_ERR_NO_MEMORY : status != MPT_OK && status != MPT_ERR_COMM;
+    double start = mpt_comm_now();
+    while (!status)
+        status = mpt_comm_all_reduce(comm, &value, &value, 1, MPT_F32, NULL);
+    wrong += !(mpt_comm_now() - start < 20);
+    wrong += mpt_comm_all_reduce(comm, &value, &value, 1, MPT_F32, NULL) != MPT_ERR_COMM;
+    mpt_comm_deregister(comm, handle);
+    close(mem.fd);
+    return wrong + (!fails && !says(program, "gave up: a registration failed"));
 }
 
 /* The last rank stops in the middle of large sums; the others are told who, not whom they happened to wait for. */
@@ -385,6 +407,7 @@ static int run(program_t *program, const char *mode, int local)
         {"stop", 0.5, last_stops, 1},        {"chain", 1, wait_in_a_chain, 1},
         {"hear", 60, hear_while_waiting, 0}, {"differ", 60, call_differently, 1},
         {"die", 60, last_dies, -1},          {"short", 60, send_short, 1},
+        {"register", 60, register_too_much, -1},
     };
     make_up_hosts(program->boot, local);
     int wrong = strcmp(mpt_comm_choose(program->boot), "hier") != 0;

@@ -37,7 +37,7 @@ expect() {
 }
 
 for shape in "4 2" "8 2" "8 4"; do
-    for mode in conform split take abort children parent follow late stop chain differ; do
+    for mode in conform split take abort children parent follow late stop chain differ register; do
         expect ${shape% *} $mode ${shape#* }
     done
 done
