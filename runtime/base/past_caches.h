@@ -39,6 +39,7 @@ static inline void mpt_line_past_caches(void *dst, const void *line)
  *  mpt_past_caches_end before telling them. */
 static inline void mpt_copy_past_caches(void *dst, const void *src, size_t bytes)
 {
+#if defined(__SSE2__)
     char *to = (char *)dst;
     const char *from = (const char *)src;
     size_t done = (size_t)(-(uintptr_t)to & (MPT_LINE_BYTES - 1));
@@ -48,6 +49,9 @@ static inline void mpt_copy_past_caches(void *dst, const void *src, size_t bytes
     for (; done + MPT_LINE_BYTES <= bytes; done += MPT_LINE_BYTES)
         mpt_line_past_caches(to + done, from + done);
     memcpy(to + done, from + done, bytes - done);
+#else
+    memcpy(dst, src, bytes); /* in pieces it would be slower */
+#endif
 }
 
 /** What this thread has stored past the caches comes before all that it stores from here on. */
