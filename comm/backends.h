@@ -11,7 +11,7 @@
 extern "C" {
 #endif
 
-#define MPT_COMM_MAX_RANKS MPT_BOOT_MAX_RANKS /* what mpt_tree_sum takes */
+#define MPT_COMM_MAX_RANKS MPT_BOOT_MAX_RANKS
 #define MPT_COMM_MAX_TEXT 256   /* of an error, without who and where */
 
 extern const mpt_comm_ops_t mpt_comm_self;

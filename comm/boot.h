@@ -8,12 +8,13 @@
 
 #include <stddef.h>
 #include "log.h"
+#include "numeric.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#define MPT_BOOT_MAX_RANKS 4096 /* of a session: small exchanges fit the stack */
+#define MPT_BOOT_MAX_RANKS MPT_SUM_MAX_RANKS /* of a session: small exchanges fit the stack */
 
 typedef struct mpt_boot mpt_boot_t;
 

@@ -6,7 +6,6 @@
 #include "past_caches.h"
 #include "philox.h"
 
-#define MAX_RANKS 4096
 #define PAST_CACHES_BLOCK_BYTES ((size_t)1 << 10)
 
 uint16_t mpt_f32_to_f16(float value)
@@ -100,7 +99,7 @@ static void sum_blocks(void *const *outs, int outs_count, mpt_dtype_t out_dtype,
                        mpt_dtype_t wire, int64_t first, int64_t count)
 {
     _Alignas(64) char block[PAST_CACHES_BLOCK_BYTES];
-    const void *from[MAX_RANKS];
+    const void *from[MPT_SUM_MAX_RANKS];
     size_t element = mpt_dtype_bytes(out_dtype);
     int64_t end = first + count, most = (int64_t)(sizeof block / element), here;
     for (int64_t i = first; i < end; i += here) {
@@ -116,6 +115,7 @@ static void sum_blocks(void *const *outs, int outs_count, mpt_dtype_t out_dtype,
 void mpt_tree_sum_past_caches(void *const *outs, int outs_count, mpt_dtype_t out_dtype, const void *const *sources,
                               int ranks, mpt_dtype_t wire, int64_t first, int64_t count)
 {
+    assert(mpt_sum_is_defined(ranks, wire, out_dtype));
     int64_t head = elements_to_line(outs, outs_count, mpt_dtype_bytes(out_dtype), first), done = 0;
     if (head >= 0 && head < count) {
         sum_blocks(outs, outs_count, out_dtype, sources, ranks, wire, first, head);

@@ -85,8 +85,10 @@ void mpt_store(void *array, mpt_dtype_t dtype, int64_t index, double value);
 void mpt_convert(void *dst, mpt_dtype_t dst_dtype, const void *src, mpt_dtype_t src_dtype,
                  int64_t count);
 
+#define MPT_SUM_MAX_RANKS 4096
+
 /**
- * The gradient sum. sources: `ranks` arrays (1 to 4096) of `count` elements of `wire` (F32, BF16,
+ * The gradient sum. sources: `ranks` arrays (1 to MPT_SUM_MAX_RANKS) of `count` elements of `wire` (F32, BF16,
  * F16), in rank order. Each element is widened to FP32 and summed in FP32 in a binary tree over
  * ranks that pairs neighbours, (0,1) (2,3) ..., an odd last one passing up unchanged, until one is
  * left; rounded once to `out_dtype` (`wire` or MPT_F32; any of the three where `wire` is F32) into `out`, which may be equal to one of

@@ -9,8 +9,7 @@
 #endif
 
 #define BLOCK 512 /* elements at a time: partial sums stay in the first-level cache */
-#define MAX_RANKS 4096
-/* Partial sums alive at once: a bit each of 1023 groups of four ranks, and the last group's. */
+/* Partial sums alive at once, of MPT_SUM_MAX_RANKS: a bit each of 1023 groups of four ranks, and the last group's. */
 #define MAX_PARTIALS 11
 
 typedef float block_t[BLOCK];
@@ -222,8 +221,7 @@ MPT_INLINE void tree_sum_body(f16_ops_t f16, void *out, mpt_dtype_t out_dtype,
                                             mpt_dtype_t wire, int64_t count)                       \
     {                                                                                              \
         f16_ops_t f16 = {widen_f16_##level, narrow_f16_##level};                                   \
-        assert(ranks >= 1 && ranks <= MAX_RANKS && wire != MPT_F64);                               \
-        assert(out_dtype == wire || out_dtype == MPT_F32 || wire == MPT_F32);                      \
+        assert(mpt_sum_is_defined(ranks, wire, out_dtype));                                        \
         if (ranks == 1) {                                                                          \
             convert_##level(out, out_dtype, sources[0], wire, count);                              \
             return;                                                                                \

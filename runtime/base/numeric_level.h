@@ -12,6 +12,13 @@
 extern "C" {
 #endif
 
+/** What a caller of mpt_tree_sum has to see to. */
+static inline int mpt_sum_is_defined(int ranks, mpt_dtype_t wire, mpt_dtype_t out_dtype)
+{
+    return ranks >= 1 && ranks <= MPT_SUM_MAX_RANKS && wire != MPT_F64 &&
+           (out_dtype == wire || out_dtype == MPT_F32 || wire == MPT_F32);
+}
+
 typedef struct mpt_numeric_level {
     const char *name; /* "avx512", "avx2", "portable" */
     /* As mpt_convert and mpt_tree_sum, which call the fastest level. */

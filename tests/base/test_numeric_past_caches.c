@@ -5,6 +5,11 @@
 #include <stdint.h>
 #include <string.h>
 #include <cmocka.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "numeric_level.h"
 #include "past_caches.h"
@@ -144,6 +149,40 @@ static void an_out_may_be_a_source(void **state)
         }
 }
 
+/* In a child, since it may abort. Of no elements: only what is asked for matters. Returns the signal that ended it, or 0. */
+static int signal_of_sum(int ranks, mpt_dtype_t wire, mpt_dtype_t out)
+{
+    struct rlimit no_core = {0, 0};
+    int status = 0;
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        setrlimit(RLIMIT_CORE, &no_core);
+        signal(SIGABRT, SIG_DFL); /* cmocka's handler would report a failed test */
+        close(STDERR_FILENO);
+        mpt_tree_sum_past_caches(outs, 1, out, sources, ranks, wire, 0, 0);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static void what_is_no_sum_is_a_bug(void **state)
+{
+    (void)state;
+#ifdef NDEBUG
+    skip();
+#else
+    place_outs(4, 0, 0);
+    assert_int_equal(signal_of_sum(MPT_SUM_MAX_RANKS, MPT_F32, MPT_BF16), 0);
+    assert_int_equal(signal_of_sum(MPT_SUM_MAX_RANKS + 1, MPT_F32, MPT_F32), SIGABRT);
+    assert_int_equal(signal_of_sum(0, MPT_F32, MPT_F32), SIGABRT);
+    assert_int_equal(signal_of_sum(2, MPT_F64, MPT_F64), SIGABRT);
+    assert_int_equal(signal_of_sum(2, MPT_BF16, MPT_F16), SIGABRT);
+#endif
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -151,6 +190,7 @@ int main(void)
         cmocka_unit_test(any_start_and_length_is_summed_and_nothing_else_written),
         cmocka_unit_test(outs_between_elements_and_lines_are_summed_too),
         cmocka_unit_test(an_out_may_be_a_source),
+        cmocka_unit_test(what_is_no_sum_is_a_bug),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
