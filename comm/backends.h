@@ -63,11 +63,6 @@ void mpt_comm_name_ranks(const mpt_comm_t *comm, const unsigned char *chosen, ch
 int mpt_comm_world_rank(const mpt_comm_t *comm, int rank);
 /** Seconds of a clock that never goes back. */
 double mpt_comm_now(void);
-/** a / b rounded up; b > 0. */
-static inline size_t mpt_ceil_div(size_t a, size_t b)
-{
-    return a / b + (a % b != 0);
-}
 /** The smaller one. */
 static inline size_t mpt_min_bytes(size_t a, size_t b)
 {

@@ -162,7 +162,6 @@ static void place_local(mpt_comm_t *comm)
                               .ranks = hier->local_ranks,
                               .local_rank = hier->lane,
                               .local_ranks = hier->local_ranks,
-                              .even_hosts = 1,
                               .impl = comm};
     hier->local = inner_part(comm, &mpt_comm_shm, hier->lane, hier->local_ranks);
     hier->local.boot = &hier->boot;

@@ -1,7 +1,7 @@
 /*
  * Copies and sums that large ones share out over the device's pool: one result from one source or the tree sum of
- * several, written to one place or to several. A result for several places is made a block at a time and goes from the
- * first-level cache to all of them, so that every source is read once.
+ * several, written to one place or to several. Every source is read once: a result for several places goes to all of them
+ * from the first-level cache, a block at a time; past the caches a sum sees to that itself (numeric.h).
  */
 #include "backends.h"
 #include "numeric.h"
@@ -12,8 +12,8 @@
  * balance. */
 #define PIECE_BYTES ((size_t)128 << 10)
 #define BLOCK_BYTES ((size_t)8 << 10)
-/* Past the caches: with larger blocks the processor no longer reads the next while it stores the last. */
-#define PAST_CACHES_BLOCK_BYTES ((size_t)1 << 10)
+/* Of a copy past the caches to several places: with larger blocks the processor no longer reads the next while it stores the last. */
+#define PAST_CACHES_COPY_BYTES ((size_t)1 << 10)
 
 typedef struct spread_job {
     void *const *outs;
@@ -68,7 +68,7 @@ static int64_t block_count(const spread_job_t *job, int64_t count)
 {
     if (job->outs_count == 1 || (job->past_caches && !job->copies))
         return count;
-    return (int64_t)((job->past_caches ? PAST_CACHES_BLOCK_BYTES : BLOCK_BYTES) / job->out_size);
+    return (int64_t)((job->past_caches ? PAST_CACHES_COPY_BYTES : BLOCK_BYTES) / job->out_size);
 }
 
 static void spread_part(const spread_job_t *job, int64_t first, int64_t count)
