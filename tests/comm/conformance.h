@@ -258,6 +258,36 @@ static inline void suite_past_caches(suite_t *suite)
     }
 }
 
+/* A result of 8 MiB and more, of as many ranks as the buffers hold. In place an odd count starts most slices in the middle of a line. */
+static inline void suite_scatter_past_caches(suite_t *suite)
+{
+    static const struct {
+        mpt_dtype_t wire, out;
+        int in_place;
+    } cases[] = {{MPT_F32, MPT_F32, 1}, {MPT_BF16, MPT_BF16, 1}, {MPT_BF16, MPT_F32, 0}, {MPT_F16, MPT_F32, 0}};
+    mpt_comm_t *comm = suite->comm;
+    for (int c = 0; c < 4; c++) {
+        mpt_dtype_t wire = cases[c].wire, out = cases[c].out;
+        size_t element = mpt_dtype_bytes(out);
+        int64_t count = (int64_t)(SUITE_PAST_CACHES_BYTES / element) + 1237, step = 20011;
+        int64_t first = count * comm->rank, half = count / 2;
+        char *send = suite_buffer(suite, 1, 0);
+        char *recv = cases[c].in_place ? send + (size_t)first * element : suite_buffer(suite, 1, 1) + 3 * element;
+        if ((size_t)(count * comm->ranks) * mpt_dtype_bytes(wire) > SUITE_BUFFER_BYTES - SUITE_MAX_RANKS * 64)
+            continue;
+        if (!cases[c].in_place)
+            suite_poison(recv, (size_t)count * element);
+        suite_fill(send, wire, comm->rank, count * comm->ranks);
+        EXPECT(suite, mpt_comm_reduce_scatter(comm, send, recv, count, wire, out, NULL) == MPT_OK);
+        EXPECT(suite, suite_sums_agree(suite, recv, out, suite_ranks_in_order, comm->ranks, wire, first, step));
+        EXPECT(suite, suite_sums_agree(suite, recv + (size_t)half * element, out, suite_ranks_in_order, comm->ranks, wire,
+                                       first + half, step));
+        EXPECT(suite, suite_sums_agree(suite, recv + (size_t)(count - 999) * element, out, suite_ranks_in_order, comm->ranks,
+                                       wire, first + count - 999, 999));
+        EXPECT(suite, cases[c].in_place || suite_guarded(recv, (size_t)count * element));
+    }
+}
+
 /* Every rank must hold the same bits: gather a few and compare. */
 static inline void suite_all_reduce_same_everywhere(suite_t *suite)
 {
@@ -627,6 +657,7 @@ static inline int conformance_run(mpt_comm_t *comm, mpt_device_t *device)
     suite_reduce_scatter(&suite);
     suite_all_reduce(&suite);
     suite_past_caches(&suite);
+    suite_scatter_past_caches(&suite);
     suite_all_reduce_same_everywhere(&suite);
     suite_special_values(&suite);
     /* Inputs that cannot tell the tree from other sums would prove nothing. */
