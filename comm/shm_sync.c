@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+#include "thread.h"
 
 /* How a wait goes on: first by looking again and again, which costs the core but nothing else;
  * then, where ranks outnumber cores, by giving the core away; at last asleep, in slices short
@@ -15,13 +16,6 @@
 #define SPINS_YIELDING 4
 #define YIELDS 100
 #define SLICE_NS 2000000L
-
-static void spin_pause(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-}
 
 static int reached(const shm_flag_t *flag, uint32_t value)
 {
@@ -206,7 +200,7 @@ mpt_status_t mpt_shm_wait(mpt_comm_t *comm, shm_flag_t *flag, uint32_t value, in
     for (int i = comm->yield ? SPINS_YIELDING : SPINS; i > 0; i--) {
         if (reached(flag, value))
             return MPT_OK;
-        spin_pause();
+        mpt_thread_pause();
     }
     for (int i = comm->yield && !comm->beside ? YIELDS : 0; i > 0; i--) { /* beside compute a yield takes its time slice */
         if (reached(flag, value))

@@ -83,15 +83,6 @@ static void futex_wake(_Atomic uint32_t *word, int count)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
 }
 
-static inline void pause_briefly(void)
-{
-#if defined(__SSE__)
-    _mm_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
 /* ---- running ------------------------------------------------------------------------ */
 
 /* Takes tickets until none is left, then reports what it ran. */
@@ -122,7 +113,7 @@ static void wait_for_epoch_after(mpt_pool_t *pool, uint32_t seen)
     for (int i = 0; i < pool->spins; i++) {
         if (atomic_load_explicit(&pool->epoch, memory_order_acquire) != seen)
             return;
-        pause_briefly();
+        mpt_thread_pause();
     }
     atomic_fetch_add(&pool->sleepers, 1);
     while (atomic_load(&pool->epoch) == seen)
@@ -158,7 +149,7 @@ static void wait_until_done(mpt_pool_t *pool, uint32_t tasks)
     for (int i = 0; i < pool->spins; i++) {
         if (atomic_load_explicit(&pool->done, memory_order_acquire) == tasks)
             return;
-        pause_briefly();
+        mpt_thread_pause();
     }
     atomic_store(&pool->caller_sleeps, 1);
     uint32_t done;

@@ -1,6 +1,7 @@
 /*
  * How this library's own threads start: they leave signals to the host program's threads, run on the processors that
- * they are given, and compute with one floating-point setting. Used by the pool and the worker.
+ * they are given, and compute with one floating-point setting. Used by the pool and the worker. And what a loop does that waits
+ * for another thread.
  */
 #ifndef MPT_THREAD_H
 #define MPT_THREAD_H
@@ -31,6 +32,16 @@ static inline unsigned mpt_thread_set_float_control(unsigned control)
     return before;
 #else
     return control;
+#endif
+}
+
+/** Between two looks at what another thread is to write: leaves the core's other thread room, and takes no time slice. */
+static inline void mpt_thread_pause(void)
+{
+#if defined(__SSE__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
 #endif
 }
 
