@@ -79,9 +79,27 @@ int mpt_file_make_dirs(const char *path)
     return 0;
 }
 
+/* The folder itself: what a symbolic link at `path` points to is never opened. */
+static DIR *open_own_dir(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (fd >= 0 && dir == NULL) {
+        int error = errno;
+        close(fd);
+        errno = error;
+    }
+    return dir;
+}
+
 int mpt_file_remove_dir(const char *path)
 {
-    DIR *dir = opendir(path);
+    struct stat info;
+    if (lstat(path, &info) != 0)
+        return errno == ENOENT ? 0 : -1;
+    if (S_ISLNK(info.st_mode))
+        return unlink(path);
+    DIR *dir = open_own_dir(path);
     if (dir == NULL)
         return errno == ENOENT ? 0 : -1;
     struct dirent *entry;

@@ -15,7 +15,7 @@ int mpt_file_read_at(int fd, void *bytes, size_t count, uint64_t offset);
 int mpt_file_sync_dir(const char *path);
 /** Create a folder and its parents; existing ones are fine. */
 int mpt_file_make_dirs(const char *path);
-/** Remove a folder of plain files. */
+/** Remove a folder of plain files; of a symbolic link the link alone. What is not there is removed already. */
 int mpt_file_remove_dir(const char *path);
 
 #endif

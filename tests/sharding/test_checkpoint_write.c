@@ -153,6 +153,24 @@ static void later_checkpoints_are_set_aside_whole(void **state)
     assert_holds(s, scratch_path(s, "step-00000200.lost-2"), 1, 3);
 }
 
+/* A checkpoint that was moved to another disk: what is removed is the link in this folder, not what it leads to. */
+static void of_a_linked_checkpoint_the_link_alone_is_removed(void **state)
+{
+    scratch_t *s = *state;
+    fleet_t f;
+    char moved[512], name[512];
+    open_fleet(&f, s->folder, 2, 1, 0, &s->log);
+    save(&f, 100, 1);
+    mpt_checkpoint_path(s->folder, 100, name, sizeof name);
+    snprintf(moved, sizeof moved, "%s", scratch_path(s, "moved"));
+    assert_int_equal(rename(name, moved), 0);
+    assert_int_equal(symlink(moved, name), 0);
+    save(&f, 200, 2);
+    close_fleet(&f);
+    assert_list(s, 1, (const int64_t[]){200});
+    assert_holds(s, moved, 2, 1);
+}
+
 static void an_existing_folder_of_the_step_is_replaced(void **state)
 {
     scratch_t *s = *state;
@@ -337,6 +355,7 @@ int main(void)
         TEST(the_newest_few_are_kept),
         TEST(later_checkpoints_of_a_lost_run_do_not_count),
         TEST(later_checkpoints_are_set_aside_whole),
+        TEST(of_a_linked_checkpoint_the_link_alone_is_removed),
         TEST(an_existing_folder_of_the_step_is_replaced),
         TEST(what_a_crash_left_behind_is_overwritten),
         TEST(a_full_disk_leaves_the_old_checkpoint_whole),
