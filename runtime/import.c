@@ -334,8 +334,10 @@ static mpt_status_t write_checkpoint(const import_t *in)
 static mpt_status_t check_folder(const import_t *in)
 {
     int64_t step;
-    if (in->params->force || mpt_checkpoint_list(in->params->dir, &step, 1) == 0)
-        return MPT_OK;
+    int count;
+    mpt_status_t status = mpt_checkpoint_look(in->params->dir, &step, 1, in->log, &count);
+    if (status != MPT_OK || count == 0 || in->params->force)
+        return status;
     mpt_log_error(in->log, "%s holds checkpoints already; choose another folder, or --force to import over them",
                   in->params->dir);
     return MPT_ERR_CONFIG;

@@ -45,11 +45,13 @@ mpt_status_t mpt_restore_find(const char *path, const mpt_log_t *log, mpt_checkp
 {
     char newest[MPT_CHECKPOINT_PATH_MAX];
     int64_t step;
-    if (mpt_checkpoint_list(path, &step, 1) == 0)
+    int count;
+    mpt_status_t status = mpt_checkpoint_look(path, &step, 1, log, &count);
+    if (status != MPT_OK)
+        return status == MPT_ERR_IO ? MPT_ERR_CHECKPOINT : status;
+    if (count == 0)
         return mpt_checkpoint_read_meta(path, log, meta_p);
-    int64_t steps[MAX_CANDIDATES];
-    mpt_checkpoint_list(path, steps, MAX_CANDIDATES);
-    mpt_checkpoint_path(path, steps[0], newest, sizeof newest);
+    mpt_checkpoint_path(path, step, newest, sizeof newest);
     return mpt_checkpoint_read_meta(newest, log, meta_p);
 }
 
@@ -226,16 +228,17 @@ typedef struct candidates {
     int64_t steps[MAX_CANDIDATES];
 } candidates_t;
 
-static void look(const mpt_session_t *s, const char *resume, candidates_t *c)
+static mpt_status_t look(const mpt_session_t *s, const char *resume, candidates_t *c)
 {
     int automatic = strcmp(resume, "auto") == 0;
     const char *dir = automatic ? s->config.checkpoint.dir : resume;
     snprintf(c->dir, sizeof c->dir, "%s", dir);
-    c->count = mpt_checkpoint_list(dir, c->steps, MAX_CANDIDATES);
-    if (c->count == 0 && !automatic) {
+    mpt_status_t status = mpt_checkpoint_look(dir, c->steps, MAX_CANDIDATES, &s->log, &c->count);
+    if (status == MPT_OK && c->count == 0 && !automatic) {
         c->explicit_path = 1;
         c->count = 1;
     }
+    return status;
 }
 
 /* Rank 0's candidates to every rank. */
@@ -331,19 +334,27 @@ static mpt_status_t read_model(mpt_session_t *s)
     return status;
 }
 
-static mpt_status_t start_fresh(mpt_session_t *s, int fresh_over)
+static mpt_status_t refuse_over_checkpoints(const mpt_session_t *s)
 {
     int64_t step;
-    if (!fresh_over && s->boot->rank == 0 &&
-        mpt_checkpoint_list(s->config.checkpoint.dir, &step, 1) > 0) {
-        mpt_log_error(&s->log,
-                      "checkpoint.dir %s holds checkpoints: add --resume auto to go on from them, or "
-                      "choose another folder (--set checkpoint.dir=...)",
-                      s->config.checkpoint.dir);
-        return MPT_ERR_CONFIG;
-    }
+    int count;
+    mpt_status_t status = mpt_checkpoint_look(s->config.checkpoint.dir, &step, 1, &s->log, &count);
+    if (status != MPT_OK || count == 0)
+        return status;
+    mpt_log_error(&s->log,
+                  "checkpoint.dir %s holds checkpoints: add --resume auto to go on from them, or "
+                  "choose another folder (--set checkpoint.dir=...)",
+                  s->config.checkpoint.dir);
+    return MPT_ERR_CONFIG;
+}
+
+static mpt_status_t start_fresh(mpt_session_t *s, int fresh_over)
+{
+    mpt_status_t status = fresh_over || s->boot->rank != 0 ? MPT_OK : refuse_over_checkpoints(s);
+    if (status != MPT_OK)
+        return status;
     mpt_loss_scale_init(&s->progress.scale, &s->scale_rule);
-    mpt_status_t status = s->config.model.init[0] != '\0' ? read_model(s) : fill_weights(s, NULL);
+    status = s->config.model.init[0] != '\0' ? read_model(s) : fill_weights(s, NULL);
     return status == MPT_OK ? start_ema(s) : status;
 }
 
@@ -371,8 +382,9 @@ mpt_status_t mpt_restore(mpt_session_t *s, const char *resume, int fresh_over)
     candidates_t candidates = {0};
     mpt_status_t status = MPT_OK;
     if (s->boot->rank == 0 && resume != NULL)
-        look(s, resume, &candidates);
-    status = mpt_session_vote(s, share(s, &candidates));
+        status = look(s, resume, &candidates);
+    mpt_status_t shared = share(s, &candidates); /* which takes every rank, whatever it has found */
+    status = mpt_session_vote(s, status != MPT_OK ? status : shared);
     if (status != MPT_OK)
         return status;
     s->resumed = candidates.count > 0;

@@ -102,8 +102,11 @@ typedef struct mpt_checkpoint_meta {
     uint64_t run; /* 0 in version 1 */
 } mpt_checkpoint_meta_t;
 
-/** Steps of the committed checkpoints in `dir`, newest first; at most `capacity`. Returns their number (0 where there is no folder). */
+/** Steps of the committed checkpoints in `dir`, newest first; the newest `capacity` where there are more. Returns their number, 0 where there
+ * is no folder; -1 with errno where the folder cannot be read: what it holds is not known then. */
 int mpt_checkpoint_list(const char *dir, int64_t *steps, int capacity);
+/** The same, said. @return MPT_OK: *count_p of them; MPT_ERR_IO, MPT_ERR_NO_MEMORY: it cannot be read (logged). */
+mpt_status_t mpt_checkpoint_look(const char *dir, int64_t *steps, int capacity, const mpt_log_t *log, int *count_p);
 /** Rename the checkpoints after `step`, which another run left, to step-N.lost-1 and so on, so that none is taken for this run's.
  * Says so for each. @return how many. */
 int mpt_checkpoint_set_aside(const char *dir, int64_t step, const mpt_log_t *log);

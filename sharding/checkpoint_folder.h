@@ -28,5 +28,9 @@ mpt_status_t checkpoint_folder_commit(const checkpoint_folder_t *folder, int64_t
                                       const char *meta);
 /** Remove the partial folder. */
 void checkpoint_folder_drop(const checkpoint_folder_t *folder, int64_t step);
+/** The oldest `capacity` steps in (above, last] that are committed in `dir`, oldest first; *found_p: how many there are in all. Returns
+ * their number; -1 with errno. */
+int checkpoint_list_oldest(const char *dir, int64_t above, int64_t last, int64_t *steps,
+                           int capacity, int64_t *found_p);
 
 #endif

@@ -1,6 +1,5 @@
 #include "checkpoint.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -34,47 +33,6 @@ uint64_t mpt_checkpoint_fingerprint(const mpt_tensor_t *tensors, int count)
 void mpt_checkpoint_path(const char *dir, int64_t step, char *out, size_t bytes)
 {
     snprintf(out, bytes, "%s/step-%08" PRId64, dir, step);
-}
-
-/* The step that a folder's name stands for, written as mpt_checkpoint_path writes it; else -1. */
-static int64_t step_of_name(const char *name)
-{
-    char canonical[32];
-    int64_t step;
-    if (sscanf(name, "step-%" SCNd64, &step) != 1 || step < 0)
-        return -1;
-    snprintf(canonical, sizeof canonical, "step-%08" PRId64, step);
-    return strcmp(name, canonical) == 0 ? step : -1;
-}
-
-/* Put `step` into a list that is newest first; where it is full the oldest falls out. */
-static int insert_step(int64_t *steps, int count, int capacity, int64_t step)
-{
-    int at = count;
-    while (at > 0 && steps[at - 1] < step)
-        at--;
-    if (at == capacity)
-        return count;
-    count += count < capacity;
-    memmove(&steps[at + 1], &steps[at], (size_t)(count - 1 - at) * sizeof *steps);
-    steps[at] = step;
-    return count;
-}
-
-int mpt_checkpoint_list(const char *dir, int64_t *steps, int capacity)
-{
-    DIR *folder = opendir(dir);
-    int count = 0;
-    if (folder == NULL)
-        return 0;
-    struct dirent *entry;
-    while ((entry = readdir(folder)) != NULL) {
-        int64_t step = step_of_name(entry->d_name);
-        if (step >= 0)
-            count = insert_step(steps, count, capacity, step);
-    }
-    closedir(folder);
-    return count;
 }
 
 int mpt_checkpoint_get(const char *text, const char *key, char *out, size_t bytes)

@@ -296,6 +296,35 @@ static void a_named_checkpoint_that_is_not_there_is_refused(void **state)
     fixture_free(run);
 }
 
+/* Files can be made in the folder, but what it holds cannot be seen. */
+static void auto_does_not_start_afresh_where_the_folder_cannot_be_listed(void **state)
+{
+    static const char *const resumes[] = {"auto", NULL, "blind"};
+    int is_root = geteuid() == 0;
+    (void)state;
+    fixture_remove("blind");
+    assert_int_equal(mkdir("blind", 0777), 0);
+    assert_int_equal(chmod("blind", 0333), 0);
+    assert_int_equal(chmod(".", 0777), 0);
+    if (is_root) /* who may list it all the same */
+        assert_int_equal(seteuid(65534), 0);
+    fixture_run_t *runs[3];
+    for (int i = 0; i < 3; i++)
+        runs[i] = fixture_run((fixture_job_t){
+            .ranks = 2, .folder = "blind", .resume = resumes[i], .set = {"checkpoint.every=4"}});
+    if (is_root)
+        assert_int_equal(seteuid(0), 0);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(runs[i]->trained[0], MPT_ERR_IO);
+        assert_int_equal(runs[i]->trained[1], MPT_ERR_IO);
+        assert_int_equal(runs[i]->errors, 1);
+        assert_non_null(strstr(runs[i]->log, "cannot list the checkpoints in blind: Permission denied"));
+        fixture_free(runs[i]);
+    }
+    assert_false(fixture_exists("blind/metrics.jsonl"));
+    assert_int_equal(chmod("blind", 0777), 0);
+}
+
 static void a_missing_file_of_one_rank_is_found(void **state)
 {
     (void)state;
@@ -366,6 +395,7 @@ int main(void)
         cmocka_unit_test(a_damaged_checkpoint_is_passed_over_and_said_so),
         cmocka_unit_test(where_every_checkpoint_is_damaged_the_run_does_not_start),
         cmocka_unit_test(a_named_checkpoint_that_is_not_there_is_refused),
+        cmocka_unit_test(auto_does_not_start_afresh_where_the_folder_cannot_be_listed),
         cmocka_unit_test(a_missing_file_of_one_rank_is_found),
         cmocka_unit_test(unwritable_folders_are_refused),
         cmocka_unit_test(a_save_that_fails_does_not_stop_the_run),

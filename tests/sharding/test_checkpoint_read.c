@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <xxhash.h>
 #include "checkpoint_fleet.h"
 #include "checkpoint_format.h"
@@ -224,6 +225,27 @@ static void the_list_ignores_everything_but_committed_folders(void **state)
     assert_int_equal(mpt_checkpoint_list(s->folder, steps, 3), 0);
     save_one(s, 1, 30, 1);
     assert_list(s, 1, (const int64_t[]){30});
+}
+
+/* What lies there is not known then: a run must not start as if it were nothing. */
+static void a_folder_that_cannot_be_listed_is_no_empty_one(void **state)
+{
+    scratch_t *s = *state;
+    int64_t steps[3];
+    int count = 7;
+    const char *file = scratch_path(s, "file"), *loop = scratch_path(s, "loop");
+    scratch_write(file, "x", 1);
+    assert_int_equal(mpt_checkpoint_list(file, steps, 3), -1);
+    assert_int_equal(errno, ENOTDIR);
+    assert_int_equal(symlink(loop, loop), 0);
+    assert_int_equal(mpt_checkpoint_list(loop, steps, 3), -1);
+    assert_int_equal(errno, ELOOP);
+    assert_int_equal(mpt_checkpoint_look(loop, steps, 3, &s->log, &count), MPT_ERR_IO);
+    assert_int_equal(count, 7);
+    assert_non_null(strstr(s->said, loop));
+    assert_non_null(strstr(s->said, strerror(ELOOP)));
+    assert_int_equal(mpt_checkpoint_look(scratch_path(s, "nowhere"), steps, 3, &s->log, &count), MPT_OK);
+    assert_int_equal(count, 0);
 }
 
 static void a_short_list_holds_the_newest(void **state)
@@ -681,6 +703,7 @@ int main(void)
         TEST(every_element_comes_once_in_chunks_of_a_mebibyte),
         TEST(verifying_reads_every_byte),
         TEST(the_list_ignores_everything_but_committed_folders),
+        TEST(a_folder_that_cannot_be_listed_is_no_empty_one),
         TEST(a_short_list_holds_the_newest),
         TEST(any_damaged_byte_of_meta_is_found),
         TEST(any_damaged_byte_of_a_ranks_file_is_found),
