@@ -14,6 +14,7 @@
 
 #define META_OWN                                                                                   \
     256 /* bytes that the lines of write_meta take at most, the checksum's among them */
+#define BATCH 256 /* checkpoints that are listed at once, of any number */
 
 /* ---- making ---------------------------------------------------------------------------------------------- */
 
@@ -91,22 +92,32 @@ static int rename_to_lost(const char *path)
     return -1;
 }
 
+static int set_one_aside(const char *dir, int64_t step, const mpt_log_t *log)
+{
+    char path[MPT_CHECKPOINT_PATH_MAX];
+    mpt_checkpoint_path(dir, step, path, sizeof path);
+    if (rename_to_lost(path) == 0) {
+        mpt_log_warn(log, "%s is later than where this run starts: set aside as %s.lost-N", path,
+                     path);
+        return 1;
+    }
+    mpt_log_warn(log, "cannot set %s aside: %s; --resume auto may take it for this run's", path,
+                 strerror(errno));
+    return 0;
+}
+
 int mpt_checkpoint_set_aside(const char *dir, int64_t step, const mpt_log_t *log)
 {
-    int64_t steps[256];
-    char path[MPT_CHECKPOINT_PATH_MAX];
-    int moved = 0, count = mpt_checkpoint_list(dir, steps, 256);
-    for (int i = 0; i < count && steps[i] > step; i++) {
-        mpt_checkpoint_path(dir, steps[i], path, sizeof path);
-        if (rename_to_lost(path) == 0) {
-            mpt_log_warn(log, "%s is later than where this run starts: set aside as %s.lost-N",
-                         path, path);
-            moved++;
-        } else {
-            mpt_log_warn(log, "cannot set %s aside: %s; --resume auto may take it for this run's",
-                         path, strerror(errno));
-        }
+    int64_t steps[BATCH], found, last = step;
+    int count, moved = 0;
+    while ((count = checkpoint_list_oldest(dir, last, INT64_MAX, steps, BATCH, &found)) > 0) {
+        for (int i = 0; i < count; i++)
+            moved += set_one_aside(dir, steps[i], log);
+        last = steps[count - 1];
     }
+    if (count < 0)
+        mpt_log_warn(log, "cannot see which checkpoints in %s are later than step %" PRId64 ": %s",
+                     dir, step, strerror(errno));
     return moved;
 }
 
@@ -165,20 +176,30 @@ static int rename_over(const char *from, const char *to, const char *aside)
     return rename_by_way_of(from, to, aside);
 }
 
+static void remove_one(const checkpoint_folder_t *folder, int64_t step)
+{
+    char path[MPT_CHECKPOINT_PATH_MAX];
+    mpt_checkpoint_path(folder->dir, step, path, sizeof path);
+    if (mpt_file_remove_dir(path) != 0)
+        mpt_log_warn(folder->log, "cannot remove old checkpoint %s: %s", path, strerror(errno));
+}
+
 /* Keep the newest up to this step. Later ones were left by a run that this one started behind: they do not
  * count, or a damaged one would cost the checkpoint that has just been written. */
 static void remove_older(const checkpoint_folder_t *folder, int64_t step)
 {
-    int64_t steps[256], kept = 0;
-    char path[MPT_CHECKPOINT_PATH_MAX];
-    int count = mpt_checkpoint_list(folder->dir, steps, 256);
-    for (int i = 0; i < count; i++) {
-        if (steps[i] > step || kept++ < folder->keep)
-            continue;
-        mpt_checkpoint_path(folder->dir, steps[i], path, sizeof path);
-        if (mpt_file_remove_dir(path) != 0)
-            mpt_log_warn(folder->log, "cannot remove old checkpoint %s: %s", path, strerror(errno));
+    int64_t steps[BATCH], found;
+    int count = checkpoint_list_oldest(folder->dir, -1, step, steps, BATCH, &found);
+    int64_t excess = count > 0 ? found - folder->keep : 0;
+    while (count > 0 && excess > 0) {
+        for (int i = 0; i < count && excess > 0; i++, excess--)
+            remove_one(folder, steps[i]);
+        if (excess > 0)
+            count = checkpoint_list_oldest(folder->dir, steps[count - 1], step, steps, BATCH, &found);
     }
+    if (count < 0)
+        mpt_log_warn(folder->log, "cannot see which checkpoints in %s are too old: %s", folder->dir,
+                     strerror(errno));
 }
 
 mpt_status_t checkpoint_folder_commit(const checkpoint_folder_t *folder, int64_t step,

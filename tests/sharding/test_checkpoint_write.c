@@ -153,6 +153,64 @@ static void later_checkpoints_are_set_aside_whole(void **state)
     assert_holds(s, scratch_path(s, "step-00000200.lost-2"), 1, 3);
 }
 
+/* Empty folders, `count` of them from `first` on. */
+static void make_steps(const scratch_t *s, int64_t first, int count)
+{
+    for (int i = 0; i < count; i++) {
+        char path[512];
+        mpt_checkpoint_path(s->folder, first + i, path, sizeof path);
+        assert_int_equal(mkdir(path, 0777), 0);
+    }
+}
+
+static void many_are_kept_and_no_more(void **state)
+{
+    scratch_t *s = *state;
+    int64_t steps[900];
+    fleet_t f;
+    make_steps(s, 1, 800);
+    open_fleet(&f, s->folder, 1, 300, 0, &s->log);
+    save(&f, 801, 1);
+    assert_int_equal(mpt_checkpoint_list(s->folder, steps, 900), 300);
+    assert_int_equal(steps[0], 801);
+    assert_int_equal(steps[299], 502);
+    save(&f, 802, 2);
+    assert_int_equal(mpt_checkpoint_list(s->folder, steps, 900), 300);
+    assert_int_equal(steps[299], 503);
+    close_fleet(&f);
+}
+
+/* What does not give way is passed over, once in a list and not for ever. */
+static void what_cannot_be_removed_does_not_keep_others(void **state)
+{
+    scratch_t *s = *state;
+    fleet_t f;
+    make_steps(s, 1, 400);
+    for (int i = 0; i < 300; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "step-%08d/below", 1 + i);
+        assert_int_equal(mkdir(scratch_path(s, name), 0777), 0);
+    }
+    open_fleet(&f, s->folder, 1, 2, 0, &s->log);
+    save(&f, 401, 1);
+    close_fleet(&f);
+    int64_t steps[500];
+    assert_int_equal(mpt_checkpoint_list(s->folder, steps, 500), 302);
+    assert_int_equal(steps[1], 400);
+    assert_int_equal(steps[2], 300);
+}
+
+static void any_number_of_later_checkpoints_is_set_aside(void **state)
+{
+    scratch_t *s = *state;
+    make_steps(s, 1, 700);
+    assert_int_equal(mpt_checkpoint_set_aside(s->folder, 100, &s->log), 600);
+    int64_t newest;
+    assert_int_equal(mpt_checkpoint_list(s->folder, &newest, 1), 1);
+    assert_int_equal(newest, 100);
+    assert_int_equal(mpt_checkpoint_set_aside(s->folder, 100, &s->log), 0);
+}
+
 /* A checkpoint that was moved to another disk: what is removed is the link in this folder, not what it leads to. */
 static void of_a_linked_checkpoint_the_link_alone_is_removed(void **state)
 {
@@ -355,6 +413,9 @@ int main(void)
         TEST(the_newest_few_are_kept),
         TEST(later_checkpoints_of_a_lost_run_do_not_count),
         TEST(later_checkpoints_are_set_aside_whole),
+        TEST(many_are_kept_and_no_more),
+        TEST(what_cannot_be_removed_does_not_keep_others),
+        TEST(any_number_of_later_checkpoints_is_set_aside),
         TEST(of_a_linked_checkpoint_the_link_alone_is_removed),
         TEST(an_existing_folder_of_the_step_is_replaced),
         TEST(what_a_crash_left_behind_is_overwritten),
