@@ -323,8 +323,9 @@ static mpt_status_t write_checkpoint(const import_t *in)
         &saver);
     if (status != MPT_OK)
         return status;
-    mpt_checkpoint_set_aside(dir, in->step, in->log); /* `--resume dir` must mean the imported one */
     status = save(saver, in);
+    if (status == MPT_OK) /* not before: `--resume dir` must mean the imported one, once there is one */
+        mpt_checkpoint_set_aside(dir, in->step, in->log);
     mpt_checkpoint_destroy(saver);
     return status;
 }

@@ -420,6 +420,31 @@ static void nothing_is_overwritten_unasked(void **state)
     assert_true(scratch_exists(scratch_path(s, "run/step-00000123.lost-1")));
 }
 
+/* Over a later checkpoint, and over the one of the same step. */
+static void an_import_that_fails_leaves_the_folder_as_it_was(void **state)
+{
+    scratch_t *s = *state;
+    mpt_checkpoint_import_result_t in;
+    mpt_checkpoint_meta_t meta;
+    save(s, 7, 0);
+    export_good(s, (mpt_checkpoint_export_params_t){.checkpoint = scratch_path(s, "run"),
+                                                    .out = scratch_path(s, "a.bin")});
+    export_good(s, (mpt_checkpoint_export_params_t){.checkpoint = scratch_path(s, "run"),
+                                                    .out = scratch_path(s, "a.safetensors")});
+    scratch_write(scratch_path(s, "run/step-00000000.partial"), "x", 1); /* in the way */
+    scratch_write(scratch_path(s, "run/step-00000123.partial"), "x", 1);
+    static const char *const files[] = {"a.bin", "a.safetensors"};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(
+            try_import(s, scratch_path(s, files[i]), scratch_path(s, "run"), 1, &in), MPT_ERR_IO);
+        assert_false(scratch_exists(scratch_path(s, "run/step-00000123.lost-1")));
+        assert_false(scratch_exists(scratch_path(s, "run/step-00000000")));
+        model_t is = load(s, scratch_path(s, "run/step-00000123"), 7, &meta);
+        assert_int_equal(meta.ranks, RANKS);
+        free_model(&is);
+    }
+}
+
 static void a_damaged_checkpoint_makes_no_file(void **state)
 {
     scratch_t *s = *state;
@@ -627,6 +652,7 @@ int main(void)
         TEST(requests_that_make_no_sense_are_refused),
         TEST(an_ema_that_is_not_there_is_an_error),
         TEST(nothing_is_overwritten_unasked),
+        TEST(an_import_that_fails_leaves_the_folder_as_it_was),
         TEST(a_damaged_checkpoint_makes_no_file),
         TEST(files_that_are_not_a_whole_model_are_refused),
         TEST(progress_that_metadata_lack_is_said),
