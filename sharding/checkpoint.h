@@ -11,7 +11,7 @@
  *
  * Rank r writes its part (layout.h) of every unit, cut into extents of unpadded tensors, so that a reader needs only the
  * tensor table. Written as dir/step-00000100.partial, every file synced; when all ranks have said "synced"
- * through the consensus record, rank 0 writes and syncs `meta` and renames the folder: that is the commit. A failed
+ * through the consensus record, rank 0 sees that every rank's file is there, writes and syncs `meta` and renames the folder: that is the commit. A failed
  * save is removed and leaves older checkpoints whole. Step and run id stand in meta and in every header, so that
  * files of two saves are never taken for one. Checksums are XXH3 (64 bits). Version 1 had no run id and no kinds (it
  * held masters, m and v) and is still read.

@@ -128,6 +128,23 @@ int checkpoint_folder_has_room(const char *meta)
     return strlen(meta) < MPT_CHECKPOINT_META_MAX - META_OWN;
 }
 
+/* What the others have synced must lie here, or this folder is not theirs: a meta would make it pass for whole. */
+static int has_all_files(const checkpoint_folder_t *folder, const char *partial)
+{
+    char path[MPT_CHECKPOINT_PATH_MAX + 32];
+    for (int rank = 0; rank < folder->ranks; rank++) {
+        snprintf(path, sizeof path, "%s/rank-%05d.bin", partial, rank);
+        if (access(path, F_OK) == 0)
+            continue;
+        mpt_log_warn(folder->log,
+                     "cannot commit %s: what rank %d has written is not there: %s; checkpoint.dir must be "
+                     "one folder that all ranks see; the run goes on with older checkpoints",
+                     partial, rank, strerror(errno));
+        return 0;
+    }
+    return 1;
+}
+
 static int write_meta(const checkpoint_folder_t *folder, int64_t step, const char *meta,
                       const char *dir)
 {
@@ -210,6 +227,10 @@ mpt_status_t checkpoint_folder_commit(const checkpoint_folder_t *folder, int64_t
     checkpoint_folder_partial(folder, step, partial, sizeof partial);
     mpt_checkpoint_path(folder->dir, step, final, sizeof final);
     snprintf(aside, sizeof aside, "%s.replaced", final);
+    if (!has_all_files(folder, partial)) {
+        mpt_file_remove_dir(partial);
+        return MPT_ERR_IO;
+    }
     if (write_meta(folder, step, meta, partial) != 0 || mpt_file_sync_dir(partial) != 0 ||
         rename_over(partial, final, aside) != 0 || mpt_file_sync_dir(folder->dir) != 0) {
         mpt_log_warn(folder->log, "cannot commit %s: %s; the run goes on with older checkpoints",

@@ -23,7 +23,8 @@ void checkpoint_folder_partial(const checkpoint_folder_t *folder, int64_t step, 
                                size_t bytes);
 /** 1 where the session's lines and ours fit together in what a reader takes. */
 int checkpoint_folder_has_room(const char *meta);
-/** Write meta, rename, remove what is too old. @return MPT_OK; MPT_ERR_IO (logged; the partial folder is removed). */
+/** See that every rank's file is there, write meta, rename, remove what is too old. @return MPT_OK; MPT_ERR_IO (logged; the partial folder is
+ * removed, and nothing else). */
 mpt_status_t checkpoint_folder_commit(const checkpoint_folder_t *folder, int64_t step,
                                       const char *meta);
 /** Remove the partial folder. */

@@ -329,6 +329,36 @@ static void a_disk_that_fills_at_the_commit_fails_the_save_alone(void **state)
     close_fleet(&f);
 }
 
+/* Hosts without a shared disk, or ranks with other working directories: every rank has synced, and rank 0 sees its own file alone. */
+static void a_rank_that_saves_in_another_folder_fails_the_save_alone(void **state)
+{
+    scratch_t *s = *state;
+    fleet_t f;
+    setup_t setup = plain(3);
+    open_states(&f, &setup, &s->log);
+    open_savers(&f, s->folder, 1, 1, &s->log);
+    save(&f, 10, 1);
+    mpt_checkpoint_params_t elsewhere = {.dir = scratch_path(s, "elsewhere"),
+                                         .keep = 1,
+                                         .state = &f.states[1],
+                                         .log = &s->log,
+                                         .rank = 1,
+                                         .run = 5,
+                                         .snapshot = f.snapshots[1]};
+    mpt_checkpoint_destroy(f.savers[1]);
+    assert_int_equal(mpt_checkpoint_create(&elsewhere, &f.savers[1]), MPT_OK);
+    assert_int_equal(begin_all(&f, 20), 0);
+    scratch_forget(s);
+    assert_int_equal(finish_all(&f, 1), MPT_ERR_IO);
+    assert_int_equal(s->lines, 1);
+    assert_non_null(strstr(s->said, "what rank 1 has written is not there"));
+    assert_non_null(strstr(s->said, s->folder));
+    assert_list(s, 1, (const int64_t[]){10});
+    assert_false(scratch_exists(scratch_path(s, "step-00000020.partial")));
+    assert_holds(s, scratch_path(s, "step-00000010"), 2, 1);
+    close_fleet(&f);
+}
+
 /* Read back it would be cut short, so that it is refused before anything is written. */
 static void a_meta_that_is_too_long_fails_the_save(void **state)
 {
@@ -422,6 +452,7 @@ int main(void)
         TEST(a_full_disk_leaves_the_old_checkpoint_whole),
         TEST(after_a_failed_save_the_next_one_succeeds),
         TEST(a_disk_that_fills_at_the_commit_fails_the_save_alone),
+        TEST(a_rank_that_saves_in_another_folder_fails_the_save_alone),
         TEST(a_meta_that_is_too_long_fails_the_save),
         TEST(a_refused_commit_removes_the_partial_folder),
         TEST(a_folder_that_cannot_be_made_is_an_error_at_once),
