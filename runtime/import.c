@@ -296,12 +296,23 @@ static mpt_status_t save(mpt_checkpoint_t *saver, const import_t *in)
     return whole ? status : MPT_ERR_IO;
 }
 
-static mpt_status_t write_checkpoint(const import_t *in)
+static mpt_status_t check_folder(const import_t *in)
+{
+    int64_t step;
+    int count;
+    mpt_status_t status = mpt_checkpoint_look(in->params->dir, &step, 1, in->log, &count);
+    if (status != MPT_OK || count == 0 || in->params->force)
+        return status;
+    mpt_log_error(in->log, "%s holds checkpoints already; choose another folder, or --force to import over them",
+                  in->params->dir);
+    return MPT_ERR_CONFIG;
+}
+
+static mpt_status_t write_checkpoint(const import_t *in, uint64_t run)
 {
     const char *dir = in->params->dir;
     int ema = in->arrays[MPT_KIND_EMA] != NULL;
     mpt_checkpoint_t *saver;
-    uint64_t run;
     mpt_state_t state = {.params = {.layout = &in->layout,
                                     .shard = MPT_SHARD_DDP,
                                     .compute = MPT_F32,
@@ -315,14 +326,13 @@ static mpt_status_t write_checkpoint(const import_t *in)
                          .m = hold(in->arrays[MPT_KIND_M]),
                          .v = hold(in->arrays[MPT_KIND_V]),
                          .ema = hold(in->arrays[MPT_KIND_EMA])};
-    if (getrandom(&run, sizeof run, 0) != (ssize_t)sizeof run)
-        run = (uint64_t)getpid();
     mpt_status_t status = mpt_checkpoint_create(
         &(mpt_checkpoint_params_t){
             .dir = dir, .keep = INT64_MAX, .state = &state, .log = in->log, .run = run},
         &saver);
     if (status != MPT_OK)
         return status;
+    mpt_checkpoint_clean(dir);
     status = save(saver, in);
     if (status == MPT_OK) /* not before: `--resume dir` must mean the imported one, once there is one */
         mpt_checkpoint_set_aside(dir, in->step, in->log);
@@ -330,19 +340,24 @@ static mpt_status_t write_checkpoint(const import_t *in)
     return status;
 }
 
-/* ---- all of it -------------------------------------------------------------------------------------------------- */
-
-static mpt_status_t check_folder(const import_t *in)
+/* The folder may have got another owner, or checkpoints, since it was first looked at. */
+static mpt_status_t write_locked(const import_t *in)
 {
-    int64_t step;
-    int count;
-    mpt_status_t status = mpt_checkpoint_look(in->params->dir, &step, 1, in->log, &count);
-    if (status != MPT_OK || count == 0 || in->params->force)
+    uint64_t run;
+    int lock;
+    if (getrandom(&run, sizeof run, 0) != (ssize_t)sizeof run)
+        run = (uint64_t)getpid();
+    mpt_status_t status = mpt_checkpoint_lock(in->params->dir, run, in->log, &lock);
+    if (status != MPT_OK)
         return status;
-    mpt_log_error(in->log, "%s holds checkpoints already; choose another folder, or --force to import over them",
-                  in->params->dir);
-    return MPT_ERR_CONFIG;
+    status = check_folder(in);
+    if (status == MPT_OK)
+        status = write_checkpoint(in, run);
+    mpt_checkpoint_unlock(lock);
+    return status;
 }
+
+/* ---- all of it -------------------------------------------------------------------------------------------------- */
 
 static mpt_status_t open_file(import_t *in)
 {
@@ -372,7 +387,7 @@ mpt_status_t mpt_import_run(const mpt_checkpoint_import_params_t *params, const 
         status = read_arrays(&in);
     }
     if (status == MPT_OK)
-        status = write_checkpoint(&in);
+        status = write_locked(&in);
     if (status == MPT_OK) {
         *result_p = (mpt_checkpoint_import_result_t){
             .step = in.step, .fresh = in.fresh, .parameters = in.layout.parameters};

@@ -348,9 +348,9 @@ static mpt_status_t refuse_over_checkpoints(const mpt_session_t *s)
     return MPT_ERR_CONFIG;
 }
 
-static mpt_status_t start_fresh(mpt_session_t *s, int fresh_over)
+static mpt_status_t start_fresh(mpt_session_t *s)
 {
-    mpt_status_t status = fresh_over || s->boot->rank != 0 ? MPT_OK : refuse_over_checkpoints(s);
+    mpt_status_t status = s->fresh_over || s->boot->rank != 0 ? MPT_OK : refuse_over_checkpoints(s);
     if (status != MPT_OK)
         return status;
     mpt_loss_scale_init(&s->progress.scale, &s->scale_rule);
@@ -377,7 +377,7 @@ mpt_status_t mpt_session_refresh(mpt_session_t *s)
     return status == MPT_OK ? mpt_worker_drain(s->overlap.worker) : status;
 }
 
-mpt_status_t mpt_restore(mpt_session_t *s, const char *resume, int fresh_over)
+mpt_status_t mpt_restore(mpt_session_t *s, const char *resume)
 {
     candidates_t candidates = {0};
     mpt_status_t status = MPT_OK;
@@ -391,7 +391,7 @@ mpt_status_t mpt_restore(mpt_session_t *s, const char *resume, int fresh_over)
     if (s->resumed)
         status = try_candidates(s, &candidates);
     else
-        status = mpt_session_vote(s, start_fresh(s, fresh_over));
+        status = mpt_session_vote(s, start_fresh(s));
     if (status == MPT_OK)
         status = mpt_session_refresh(s);
     s->first_step = s->progress.step + 1;

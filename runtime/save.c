@@ -1,3 +1,4 @@
+#include <inttypes.h>
 #include <stdio.h>
 
 #include "save_meta.h"
@@ -37,23 +38,6 @@ static mpt_save_meta_t describe(const mpt_session_t *s)
     snprintf(meta.order, sizeof meta.order, "%s",
              config->data.order == MPT_ORDER_SHUFFLED ? "shuffled" : "sequential");
     return meta;
-}
-
-mpt_status_t mpt_save_begin(mpt_session_t *s)
-{
-    char meta[MPT_CHECKPOINT_META_MAX];
-    int outcome;
-    int64_t step;
-    mpt_status_t status = mpt_save_settle(s, &outcome, &step);
-    if (status != MPT_OK)
-        return status;
-    status = s->device->ops->stream_synchronize(s->device, s->stream); /* the saver reads what the last step wrote */
-    if (status != MPT_OK)
-        return status;
-    mpt_save_meta_t described = describe(s);
-    mpt_save_meta_write(&described, meta, sizeof meta);
-    mpt_checkpoint_begin(s->saver, s->progress.step, meta);
-    return MPT_OK;
 }
 
 static int end_save(mpt_session_t *s, int commit, int64_t *step_p)
@@ -109,6 +93,67 @@ mpt_status_t mpt_save_settle(mpt_session_t *s, int *outcome_p, int64_t *step_p)
     if (status == MPT_OK)
         *outcome_p = worst == 0 ? 1 : -1;
     return status;
+}
+
+/* ---- the folder ------------------------------------------------------------------------------------------ */
+
+mpt_status_t mpt_save_lock(mpt_session_t *s)
+{
+    if (s->boot->rank != 0)
+        return MPT_OK;
+    return mpt_checkpoint_lock(s->config.checkpoint.dir, s->run, &s->log, &s->folder_lock);
+}
+
+/* It held none when the run began, or the run would have been refused: they are of another one that has come and gone. */
+static mpt_status_t refuse_others(const mpt_session_t *s)
+{
+    int64_t step;
+    int count;
+    mpt_status_t status = mpt_checkpoint_look(s->config.checkpoint.dir, &step, 1, &s->log, &count);
+    if (status != MPT_OK || count == 0)
+        return status;
+    mpt_log_error(&s->log, "checkpoint.dir %s holds checkpoints of another run: step %" PRId64 " is not saved",
+                  s->config.checkpoint.dir, s->progress.step);
+    return MPT_ERR_IO;
+}
+
+/* A run that was to save nothing saves after all, because it is stopped or asked to. Collective. */
+static mpt_status_t claim_late(mpt_session_t *s)
+{
+    uint8_t worst;
+    mpt_status_t own = mpt_save_lock(s);
+    if (own == MPT_OK && s->boot->rank == 0 && !s->fresh_over)
+        own = refuse_others(s);
+    if (own == MPT_OK && s->boot->rank == 0)
+        mpt_checkpoint_clean(s->config.checkpoint.dir);
+    mpt_status_t status = vote_by_comm(s, own != MPT_OK, &worst);
+    s->claimed = status == MPT_OK && worst == 0;
+    if (s->claimed)
+        return MPT_OK;
+    mpt_checkpoint_unlock(s->folder_lock);
+    s->folder_lock = -1;
+    return status != MPT_OK ? status : MPT_ERR_IO;
+}
+
+/* ---- a save ------------------------------------------------------------------------------------------------ */
+
+mpt_status_t mpt_save_begin(mpt_session_t *s)
+{
+    char meta[MPT_CHECKPOINT_META_MAX];
+    int outcome;
+    int64_t step;
+    mpt_status_t status = mpt_save_settle(s, &outcome, &step);
+    if (status == MPT_OK && !s->claimed)
+        status = claim_late(s);
+    if (status != MPT_OK)
+        return status;
+    status = s->device->ops->stream_synchronize(s->device, s->stream); /* the saver reads what the last step wrote */
+    if (status != MPT_OK)
+        return status;
+    mpt_save_meta_t described = describe(s);
+    mpt_save_meta_write(&described, meta, sizeof meta);
+    mpt_checkpoint_begin(s->saver, s->progress.step, meta);
+    return MPT_OK;
 }
 
 mpt_status_t mpt_session_save(mpt_session_t *s)

@@ -200,6 +200,7 @@ void mpt_session_close(mpt_session_t *s)
     mpt_data_close(s->val);
     mpt_overlap_end(s);
     close_comm(s);
+    mpt_checkpoint_unlock(s->folder_lock); /* after the others' last writes */
     mpt_overlap_close(s);
     mpt_memory_release(&s->memory);
     mpt_arena_release(&s->peer_arena);

@@ -76,6 +76,9 @@ struct mpt_session {
     int slot;                  /* of memory.inputs that holds the next step */
     mpt_status_t data_status;  /* of reading it */
     mpt_checkpoint_t *saver;
+    int resuming, fresh_over;  /* as asked for: mpt_session_params_t has a `resume`; its fresh_over */
+    int claimed;               /* checkpoint.dir is this run's alone: the same on every rank */
+    int folder_lock;           /* rank 0's, or -1 */
     mpt_metrics_t *metrics;    /* rank 0 only */
     mpt_inject_t inject;
     atomic_int stop_requested;
@@ -115,7 +118,10 @@ mpt_status_t mpt_validate_ema(mpt_session_t *session, double *loss_p);
 
 /* save.c: checkpoints */
 
-/** Begin a save of the state as it is. A save in flight is settled first. Collective. */
+/** Rank 0 takes checkpoint.dir for this run; nothing on the other ranks. Local. @return MPT_OK; MPT_ERR_CONFIG: another run has it; MPT_ERR_IO; both logged. */
+mpt_status_t mpt_save_lock(mpt_session_t *session);
+/** Begin a save of the state as it is. A save in flight is settled first. A run that has not claimed checkpoint.dir does so now. Collective.
+ *  @return MPT_OK; MPT_ERR_IO: it cannot be claimed (logged; nothing was begun); MPT_ERR_COMM; MPT_ERR_DEVICE. */
 mpt_status_t mpt_save_begin(mpt_session_t *session);
 /** See in a step's verdict whether every rank is done with the save in flight; ends it then. Returns 1: committed, -1: failed, 0: nothing ended. *step_p: of the save. */
 int mpt_save_poll(mpt_session_t *session, const mpt_verdict_t *verdict, int64_t *step_p);
@@ -125,7 +131,7 @@ mpt_status_t mpt_save_settle(mpt_session_t *session, int *outcome_p, int64_t *st
 /* restore.c */
 
 /** Start from a checkpoint, a model file, or random weights, as asked; collective, votes. `resume` as in mpt_session_params_t. */
-mpt_status_t mpt_restore(mpt_session_t *session, const char *resume, int fresh_over);
+mpt_status_t mpt_restore(mpt_session_t *session, const char *resume);
 /** After this rank's working weights changed: make what is made of them follow (gather.h; packed weights). Collective. */
 mpt_status_t mpt_session_weights_changed(mpt_session_t *session);
 /** Bring the working weights to where the masters are, as the last update rounded them. Collective. */

@@ -327,6 +327,13 @@ static mpt_status_t agree_on_run(mpt_session_t *s)
     return status;
 }
 
+/* Before anyone looks at what lies in it. Who starts afresh and is not to save leaves it alone. */
+static mpt_status_t claim_folder(mpt_session_t *s)
+{
+    s->claimed = s->config.checkpoint.every > 0 || s->resuming;
+    return s->claimed ? mpt_save_lock(s) : MPT_OK;
+}
+
 static mpt_status_t open_files(mpt_session_t *s)
 {
     const mpt_config_t *config = &s->config;
@@ -340,6 +347,8 @@ static mpt_status_t open_files(mpt_session_t *s)
                                    .pool = s->pool,
                                    .snapshot = s->memory.snapshot},
         &s->saver);
+    if (status == MPT_OK && s->boot->rank == 0 && s->claimed)
+        mpt_checkpoint_clean(config->checkpoint.dir);
     if (status == MPT_OK && s->boot->rank == 0 && s->resumed)
         mpt_checkpoint_set_aside(config->checkpoint.dir, s->progress.step, &s->log);
     if (status == MPT_OK && s->boot->rank == 0)
@@ -379,15 +388,18 @@ static mpt_status_t open_stages(mpt_session_t *s, const mpt_session_params_t *pa
 {
     static const stage_t before[] = {check_environment, choose_backends, open_device,       mpt_overlap_open,
                                      open_memory,       open_comm,       open_groups,       open_registration,
-                                     open_consensus,    open_kernels,    open_data};
-    static const stage_t after[] = {agree_on_run, open_files, measure_peak, read_first_step};
+                                     open_consensus,    open_kernels,    open_data,         agree_on_run,
+                                     claim_folder};
+    static const stage_t after[] = {open_files, measure_peak, read_first_step};
+    s->resuming = params->resume != NULL;
+    s->fresh_over = params->fresh_over;
     mpt_status_t status = mpt_session_vote(s, open_config(s, &params->config));
     for (size_t i = 0; i < sizeof before / sizeof *before && status == MPT_OK; i++)
         status = mpt_session_vote(s, before[i](s));
     if (status != MPT_OK)
         return status;
     fill_scale_rule(s);
-    status = mpt_restore(s, params->resume, params->fresh_over);
+    status = mpt_restore(s, params->resume);
     for (size_t i = 0; i < sizeof after / sizeof *after && status == MPT_OK; i++)
         status = mpt_session_vote(s, after[i](s));
     s->comm_counted_s = mpt_worker_times(s->overlap.worker).busy; /* the opening's is no step's */
@@ -415,6 +427,7 @@ static mpt_status_t allocate(const mpt_session_params_t *params, mpt_session_t *
         goto fail;
     mpt_environment_read(&s->environment);
     atomic_init(&s->stop_requested, 0);
+    s->folder_lock = -1;
     s->own_boot = own_boot;
     s->boot = boot != NULL ? boot : own_boot;
     s->log_target = target;

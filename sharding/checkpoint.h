@@ -31,6 +31,20 @@ extern "C" {
 #define MPT_CHECKPOINT_META_MAX 4096
 #define MPT_CHECKPOINT_PATH_MAX 1400
 
+/* ---- a folder for one run ------------------------------------------------------------------------ */
+
+/**
+ * Take `dir`, made where it is missing, for run `run` alone, until mpt_checkpoint_unlock or the end of the process, however it ends: an
+ * exclusive flock on dir/mpt-ddp.lock, which says whose it is and stays. For rank 0, before it looks at what lies there or changes it.
+ * Where the file system has no locks that is a warning, and all else the same. Waits up to two seconds for another's end.
+ * @return MPT_OK: *lock_p is for mpt_checkpoint_unlock; MPT_ERR_CONFIG (logged): another process or another session has it; MPT_ERR_IO (logged).
+ */
+mpt_status_t mpt_checkpoint_lock(const char *dir, uint64_t run, const mpt_log_t *log, int *lock_p);
+/** Give the folder back. -1 is allowed. */
+void mpt_checkpoint_unlock(int lock);
+/** Remove what crashed saves left in `dir`. Rank 0, with the lock, while no rank saves. */
+void mpt_checkpoint_clean(const char *dir);
+
 /* ---- saving -------------------------------------------------------------------------------------- */
 
 typedef struct mpt_checkpoint mpt_checkpoint_t;
@@ -69,7 +83,7 @@ typedef enum mpt_save_progress {
     MPT_SAVE_FAILED = 3
 } mpt_save_progress_t;
 
-/** Create the saver; makes the folder, and rank 0 removes what crashed saves left. Every rank creates before any begins a save. @return MPT_OK; MPT_ERR_IO (logged); MPT_ERR_NO_MEMORY. */
+/** Create the saver; makes the folder. Every rank creates before any begins a save. @return MPT_OK; MPT_ERR_IO (logged); MPT_ERR_NO_MEMORY. */
 mpt_status_t mpt_checkpoint_create(const mpt_checkpoint_params_t *params, mpt_checkpoint_t **saver_p);
 /** Wait for a write in flight and free; an uncommitted save is left as .partial. NULL is allowed. */
 void mpt_checkpoint_destroy(mpt_checkpoint_t *saver);

@@ -18,8 +18,7 @@
 
 /* ---- making ---------------------------------------------------------------------------------------------- */
 
-/* Folders of saves that a crash cut off. */
-static void remove_stale(const char *dir)
+void mpt_checkpoint_clean(const char *dir)
 {
     char path[MPT_CHECKPOINT_PATH_MAX];
     struct dirent *entry;
@@ -49,7 +48,7 @@ static void sync_parents(const char *dir)
     mpt_file_sync_dir(dir[0] == '/' ? "/" : ".");
 }
 
-mpt_status_t checkpoint_folder_make(checkpoint_folder_t *folder, const char *dir, int clean)
+mpt_status_t checkpoint_folder_make(checkpoint_folder_t *folder, const char *dir, int sync)
 {
     int n = snprintf(folder->dir, sizeof folder->dir, "%s", dir);
     if (n >= (int)sizeof folder->dir)
@@ -58,10 +57,8 @@ mpt_status_t checkpoint_folder_make(checkpoint_folder_t *folder, const char *dir
         mpt_log_error(folder->log, "cannot make checkpoint.dir %s: %s", dir, strerror(errno));
         return MPT_ERR_IO;
     }
-    if (clean) {
+    if (sync)
         sync_parents(dir);
-        remove_stale(dir);
-    }
     return MPT_OK;
 }
 

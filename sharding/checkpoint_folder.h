@@ -16,7 +16,7 @@ typedef struct checkpoint_folder {
     const mpt_log_t *log; /* borrowed */
 } checkpoint_folder_t;
 
-/** Fill in and make `dir`; with `clean` remove what crashed saves left. @return MPT_OK; MPT_ERR_IO (logged). */
+/** Fill in and make `dir`; with `sync` make it durable. @return MPT_OK; MPT_ERR_IO (logged). */
 mpt_status_t checkpoint_folder_make(checkpoint_folder_t *folder, const char *dir, int clean);
 /** Where the files of `step` are written. */
 void checkpoint_folder_partial(const checkpoint_folder_t *folder, int64_t step, char *out,

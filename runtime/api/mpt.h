@@ -58,7 +58,8 @@ typedef struct mpt_session_params {
 } mpt_session_params_t;
 
 /**
- * Open a session: parse, plan, allocate, connect, load or draw the weights. Collective.
+ * Open a session: parse, plan, allocate, connect, load or draw the weights. Collective. checkpoint.dir is this session's alone until it is closed;
+ * another's is refused (MPT_ERR_CONFIG). With checkpoint.every = 0 and without `resume` it is so from the first save on.
  * @return MPT_OK; MPT_ERR_CONFIG, MPT_ERR_DATA, MPT_ERR_CHECKPOINT, MPT_ERR_NO_MEMORY, MPT_ERR_COMM: all ranks return the worst.
  */
 MPT_API mpt_status_t mpt_session_open(const mpt_session_params_t *params, mpt_session_t **session_p);
@@ -283,7 +284,7 @@ typedef struct mpt_checkpoint_import_result {
 /**
  * Make a checkpoint, which a run resumes from, of a model file; what mpt_checkpoint_export wrote as fp32 comes back to the bit, progress and
  * loss scale with it. result_p may be NULL.
- * @return MPT_OK; MPT_ERR_CONFIG: `dir` holds checkpoints; MPT_ERR_CHECKPOINT: the file cannot be used; MPT_ERR_IO; MPT_ERR_NO_MEMORY.
+ * @return MPT_OK; MPT_ERR_CONFIG: `dir` holds checkpoints, or a run uses it; MPT_ERR_CHECKPOINT: the file cannot be used; MPT_ERR_IO; MPT_ERR_NO_MEMORY.
  */
 MPT_API mpt_status_t mpt_checkpoint_import(const mpt_checkpoint_import_params_t *params,
                                            mpt_checkpoint_import_result_t *result_p);

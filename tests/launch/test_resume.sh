@@ -63,6 +63,12 @@ echo "one process without mpirun stops by SIGTERM as well"
 "$mpt_ddp" test.cfg $long --set checkpoint.dir=single --set log.dir=single >out 2>err </dev/null &
 pid=$!
 wait_for 60 has_lines single/metrics.jsonl 20
+echo "  a second run is kept out of its folder"
+code=0
+"$mpt_ddp" test.cfg $long --set checkpoint.dir=single --set log.dir=second --resume auto >out.2 2>err.2 </dev/null || code=$?
+[ "$code" -eq 2 ] || fail "two runs in one folder: exit code $code: $(cat err.2)"
+has err.2 "single is in use by another run \(process $pid on "
+[ ! -e second ] || fail "a run that was refused made its log.dir"
 kill -TERM $pid
 code=0
 wait $pid || code=$?

@@ -420,6 +420,30 @@ static void nothing_is_overwritten_unasked(void **state)
     assert_true(scratch_exists(scratch_path(s, "run/step-00000123.lost-1")));
 }
 
+static void a_folder_that_a_run_uses_takes_no_import(void **state)
+{
+    scratch_t *s = *state;
+    mpt_checkpoint_import_result_t in;
+    char back[512];
+    int lock;
+    save(s, 7, 0);
+    snprintf(back, sizeof back, "%s", scratch_path(s, "back"));
+    export_good(s, (mpt_checkpoint_export_params_t){.checkpoint = scratch_path(s, "run"),
+                                                    .out = scratch_path(s, "a.bin")});
+    assert_int_equal(mpt_checkpoint_lock(back, 1, &s->log, &lock), MPT_OK);
+    assert_int_equal(mkdir(scratch_path(s, "back/step-00000007.partial"), 0777), 0); /* its save */
+    for (int force = 0; force < 2; force++) {
+        assert_int_equal(try_import(s, scratch_path(s, "a.bin"), back, force, &in), MPT_ERR_CONFIG);
+        assert_int_equal(s->lines, 1);
+        assert_non_null(strstr(s->said, "is in use by another run"));
+    }
+    assert_true(scratch_exists(scratch_path(s, "back/step-00000007.partial")));
+    assert_false(scratch_exists(scratch_path(s, "back/step-00000000")));
+    mpt_checkpoint_unlock(lock);
+    assert_int_equal(try_import(s, scratch_path(s, "a.bin"), back, 0, &in), MPT_OK);
+    assert_false(scratch_exists(scratch_path(s, "back/step-00000007.partial")));
+}
+
 /* Over a later checkpoint, and over the one of the same step. */
 static void an_import_that_fails_leaves_the_folder_as_it_was(void **state)
 {
@@ -652,6 +676,7 @@ int main(void)
         TEST(requests_that_make_no_sense_are_refused),
         TEST(an_ema_that_is_not_there_is_an_error),
         TEST(nothing_is_overwritten_unasked),
+        TEST(a_folder_that_a_run_uses_takes_no_import),
         TEST(an_import_that_fails_leaves_the_folder_as_it_was),
         TEST(a_damaged_checkpoint_makes_no_file),
         TEST(files_that_are_not_a_whole_model_are_refused),

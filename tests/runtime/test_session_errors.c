@@ -335,6 +335,83 @@ static void a_missing_file_of_one_rank_is_found(void **state)
     fixture_free(run);
 }
 
+/* A session of one rank on "shared", in this thread. */
+static mpt_session_t *open_on_shared(const char *every)
+{
+    const char *const set[] = {"checkpoint.dir=shared", "log.dir=elsewhere", every};
+    mpt_session_t *session;
+    assert_int_equal(mpt_session_open(&(mpt_session_params_t){.config = {.text = fixture_config,
+                                                                         .path = "test.cfg",
+                                                                         .overrides = set,
+                                                                         .override_count = 3}},
+                                      &session),
+                     MPT_OK);
+    return session;
+}
+
+static fixture_job_t shared_job(const char *resume, const char *every)
+{
+    return (fixture_job_t){.ranks = 2, .folder = "shared", .resume = resume, .set = {every, "train.steps=8"}};
+}
+
+/* A save that the first run has begun stands for all that must not be touched. */
+static void two_runs_do_not_share_a_folder(void **state)
+{
+    (void)state;
+    fixture_remove("shared");
+    mpt_session_t *first = open_on_shared("checkpoint.every=4");
+    assert_int_equal(mkdir("shared/step-00000007.partial", 0777), 0);
+    const fixture_job_t jobs[] = {shared_job(NULL, "checkpoint.every=4"), shared_job("auto", "checkpoint.every=4"),
+                                  shared_job("shared", "checkpoint.every=0")};
+    for (int i = 0; i < 3; i++) {
+        fixture_run_t *run = expect_error(jobs[i], MPT_ERR_CONFIG, "rank 0: shared is in use by another run (process ");
+        assert_false(fixture_exists("shared/metrics.jsonl"));
+        fixture_free(run);
+    }
+    assert_true(fixture_exists("shared/step-00000007.partial"));
+    mpt_session_close(first);
+    fixture_free(fixture_expect(jobs[0], MPT_OK));
+    fixture_free(fixture_expect(jobs[1], MPT_OK));
+    assert_false(fixture_exists("shared/step-00000007.partial"));
+}
+
+static mpt_status_t save_now(mpt_session_t *session, int rank, void *ctx)
+{
+    (void)rank;
+    (void)ctx;
+    return mpt_session_save(session);
+}
+
+/* Without checkpoint.every it leaves the folder alone, until it is asked to save. */
+static void a_run_that_saves_nothing_does_not_need_the_folder(void **state)
+{
+    (void)state;
+    fixture_remove("shared");
+    mpt_session_t *first = open_on_shared("checkpoint.every=4");
+    assert_int_equal(mkdir("shared/step-00000000.partial", 0777), 0);
+    fixture_job_t job = shared_job(NULL, "checkpoint.every=0");
+    fixture_free(fixture_expect(job, MPT_OK));
+    job.body = save_now;
+    fixture_free(expect_error(job, MPT_ERR_IO, "rank 0: shared is in use by another run (process "));
+    assert_true(fixture_exists("shared/step-00000000.partial"));
+    assert_false(fixture_exists("shared/step-00000000.partial/rank-00001.bin"));
+    mpt_session_close(first);
+    fixture_free(fixture_expect(job, MPT_OK));
+    assert_int_equal(mpt_checkpoint_fsck("shared/step-00000000", NULL, NULL), MPT_OK);
+}
+
+static void what_another_run_saved_meanwhile_is_not_thinned_out(void **state)
+{
+    int64_t steps[4];
+    (void)state;
+    fixture_remove("shared");
+    mpt_session_t *first = open_on_shared("checkpoint.every=0");
+    fixture_free(fixture_expect(shared_job(NULL, "checkpoint.every=4"), MPT_OK));
+    assert_int_equal(mpt_session_save(first), MPT_ERR_IO);
+    mpt_session_close(first);
+    assert_int_equal(mpt_checkpoint_list("shared", steps, 4), 2);
+}
+
 /* ---- output --------------------------------------------------------------------------------------------------- */
 
 static void unwritable_folders_are_refused(void **state)
@@ -397,6 +474,9 @@ int main(void)
         cmocka_unit_test(a_named_checkpoint_that_is_not_there_is_refused),
         cmocka_unit_test(auto_does_not_start_afresh_where_the_folder_cannot_be_listed),
         cmocka_unit_test(a_missing_file_of_one_rank_is_found),
+        cmocka_unit_test(two_runs_do_not_share_a_folder),
+        cmocka_unit_test(a_run_that_saves_nothing_does_not_need_the_folder),
+        cmocka_unit_test(what_another_run_saved_meanwhile_is_not_thinned_out),
         cmocka_unit_test(unwritable_folders_are_refused),
         cmocka_unit_test(a_save_that_fails_does_not_stop_the_run),
         cmocka_unit_test(a_last_save_that_fails_is_an_error),

@@ -185,6 +185,7 @@ static inline void open_savers(fleet_t *f, const char *dir, int64_t keep, int as
         assert_int_equal(mpt_checkpoint_progress(f->savers[r]), MPT_SAVE_IDLE);
         assert_int_equal(mpt_checkpoint_step(f->savers[r]), -1);
     }
+    mpt_checkpoint_clean(dir);
 }
 
 static inline void open_fleet(fleet_t *f, const char *dir, int ranks, int64_t keep,
