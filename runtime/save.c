@@ -104,6 +104,13 @@ mpt_status_t mpt_save_lock(mpt_session_t *s)
     return mpt_checkpoint_lock(s->config.checkpoint.dir, s->run, &s->log, &s->folder_lock);
 }
 
+mpt_status_t mpt_save_check_folder(mpt_session_t *s)
+{
+    if (s->boot->rank == 0)
+        return MPT_OK;
+    return mpt_checkpoint_same_folder(s->config.checkpoint.dir, s->run, &s->log);
+}
+
 /* It held none when the run began, or the run would have been refused: they are of another one that has come and gone. */
 static mpt_status_t refuse_others(const mpt_session_t *s)
 {
@@ -127,6 +134,8 @@ static mpt_status_t claim_late(mpt_session_t *s)
     if (own == MPT_OK && s->boot->rank == 0)
         mpt_checkpoint_clean(s->config.checkpoint.dir);
     mpt_status_t status = vote_by_comm(s, own != MPT_OK, &worst);
+    if (status == MPT_OK && worst == 0)
+        status = vote_by_comm(s, mpt_save_check_folder(s) != MPT_OK, &worst);
     s->claimed = status == MPT_OK && worst == 0;
     if (s->claimed)
         return MPT_OK;

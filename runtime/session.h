@@ -120,6 +120,9 @@ mpt_status_t mpt_validate_ema(mpt_session_t *session, double *loss_p);
 
 /** Rank 0 takes checkpoint.dir for this run; nothing on the other ranks. Local. @return MPT_OK; MPT_ERR_CONFIG: another run has it; MPT_ERR_IO; both logged. */
 mpt_status_t mpt_save_lock(mpt_session_t *session);
+/** The other ranks see that theirs is the folder that rank 0 has taken; nothing on rank 0. Local. @return MPT_OK; MPT_ERR_CONFIG: it is not;
+ *  MPT_ERR_IO; both logged. */
+mpt_status_t mpt_save_check_folder(mpt_session_t *session);
 /** Begin a save of the state as it is. A save in flight is settled first. A run that has not claimed checkpoint.dir does so now. Collective.
  *  @return MPT_OK; MPT_ERR_IO: it cannot be claimed (logged; nothing was begun); MPT_ERR_COMM; MPT_ERR_DEVICE. */
 mpt_status_t mpt_save_begin(mpt_session_t *session);

@@ -334,6 +334,11 @@ static mpt_status_t claim_folder(mpt_session_t *s)
     return s->claimed ? mpt_save_lock(s) : MPT_OK;
 }
 
+static mpt_status_t check_folder(mpt_session_t *s)
+{
+    return s->claimed ? mpt_save_check_folder(s) : MPT_OK;
+}
+
 static mpt_status_t open_files(mpt_session_t *s)
 {
     const mpt_config_t *config = &s->config;
@@ -389,7 +394,7 @@ static mpt_status_t open_stages(mpt_session_t *s, const mpt_session_params_t *pa
     static const stage_t before[] = {check_environment, choose_backends, open_device,       mpt_overlap_open,
                                      open_memory,       open_comm,       open_groups,       open_registration,
                                      open_consensus,    open_kernels,    open_data,         agree_on_run,
-                                     claim_folder};
+                                     claim_folder,      check_folder};
     static const stage_t after[] = {open_files, measure_peak, read_first_step};
     s->resuming = params->resume != NULL;
     s->fresh_over = params->fresh_over;

@@ -2,6 +2,7 @@
  * Checkpoints: folders that hold the whole training state, written by all ranks at once and readable by any
  * number of ranks in any shard mode.
  *
+ *   dir/mpt-ddp.lock                  the run that has the folder, which rank 0 keeps locked
  *   dir/step-00000100/meta            text: "key = value" lines, the last of them the checksum of the rest;
  *                                     format version, step, ranks, run, kinds, then the session's lines
  *   dir/step-00000100/rank-00000.bin  one per rank that saved:
@@ -42,6 +43,9 @@ extern "C" {
 mpt_status_t mpt_checkpoint_lock(const char *dir, uint64_t run, const mpt_log_t *log, int *lock_p);
 /** Give the folder back. -1 is allowed. */
 void mpt_checkpoint_unlock(int lock);
+/** Whether `dir` as this rank sees it is the folder that rank 0 has locked for `run`: for the other ranks, while it has. @return MPT_OK;
+ * MPT_ERR_CONFIG: it is another folder, or none; MPT_ERR_IO; both logged. */
+mpt_status_t mpt_checkpoint_same_folder(const char *dir, uint64_t run, const mpt_log_t *log);
 /** Remove what crashed saves left in `dir`. Rank 0, with the lock, while no rank saves. */
 void mpt_checkpoint_clean(const char *dir);
 

@@ -70,6 +70,14 @@ all_end 3 20 -np 2 -wdir here "$work/keep_code" test.cfg : -np 1 -wdir there "$w
     -np 1 -wdir here "$work/keep_code" test.cfg
 says 'rank 2: .*train.bin'
 
+echo "one rank of four sees another checkpoint.dir: the run does not start"
+ln -s "$work/train.bin" there
+all_end 2 20 -np 2 -wdir here "$work/keep_code" test.cfg : -np 1 -wdir there "$work/keep_code" test.cfg : \
+    -np 1 -wdir here "$work/keep_code" test.cfg
+says "rank 2: checkpoint.dir run, seen from $work/there on .*, is not the folder that rank 0 saves in"
+[ ! -e there/run ] || fail "the rank made a folder of its own"
+[ ! -f here/run/metrics.jsonl ] || fail "a run that was refused left metrics"
+
 echo "one rank of four finds a token beyond the vocabulary in the middle of the run"
 # Step 5 in file order with one sequence a micro-batch: rank 2's is sample 4 * 4 + 2.
 cp train.bin high.bin

@@ -90,7 +90,8 @@ static void a_process_that_is_killed_gives_its_folder_back(void **state)
     assert_int_equal(pipe(ready), 0);
     pid_t child = fork();
     if (child == 0) {
-        if (mpt_checkpoint_lock(s->folder, 1, NULL, &lock) == MPT_OK && write(ready[1], "x", 1) == 1)
+        if (mpt_checkpoint_lock(s->folder, 1, NULL, &lock) == MPT_OK &&
+            write(ready[1], "x", 1) == 1)
             for (;;)
                 pause();
         _exit(1);
@@ -142,6 +143,32 @@ static void what_cannot_be_locked_is_an_error(void **state)
     assert_int_equal(lock, -1);
 }
 
+static void another_rank_sees_whether_it_is_the_same_folder(void **state)
+{
+    scratch_t *s = *state;
+    char dir[512], link[512], other[512];
+    snprintf(dir, sizeof dir, "%s", scratch_path(s, "run"));
+    snprintf(link, sizeof link, "%s", scratch_path(s, "link"));
+    snprintf(other, sizeof other, "%s", scratch_path(s, "other"));
+    int lock = lock_good(s, dir, 5);
+    assert_int_equal(symlink(dir, link), 0);
+    assert_int_equal(mpt_checkpoint_same_folder(dir, 5, &s->log), MPT_OK);
+    assert_int_equal(mpt_checkpoint_same_folder(link, 5, &s->log), MPT_OK);
+    assert_int_equal(s->lines, 0);
+    for (int there = 0; there < 2; there++) { /* no such folder; one that another run had */
+        scratch_forget(s);
+        assert_int_equal(mpt_checkpoint_same_folder(other, 5, &s->log), MPT_ERR_CONFIG);
+        assert_int_equal(s->lines, 1);
+        assert_non_null(strstr(s->said, other));
+        assert_non_null(strstr(s->said, "is not the folder that rank 0 saves in"));
+        mpt_checkpoint_unlock(lock_good(s, other, 4));
+    }
+    mpt_checkpoint_unlock(lock);
+    mpt_checkpoint_unlock(
+        lock_good(s, dir, 6)); /* the next run's number stands in its place whole */
+    assert_int_equal(mpt_checkpoint_same_folder(dir, 6, &s->log), MPT_OK);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_set_up, scratch_tear_down)
 
 int main(void)
@@ -152,6 +179,7 @@ int main(void)
         TEST(a_process_that_is_killed_gives_its_folder_back),
         TEST(without_locks_the_run_goes_on_with_one_warning),
         TEST(what_cannot_be_locked_is_an_error),
+        TEST(another_rank_sees_whether_it_is_the_same_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
