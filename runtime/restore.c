@@ -3,10 +3,12 @@
  * and vote; a damaged one is passed over for the one before it, and said so.
  */
 #include <inttypes.h>
+#include <libgen.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 #include "llmc.h"
 #include "philox.h"
@@ -228,6 +230,40 @@ typedef struct candidates {
     int64_t steps[MAX_CANDIDATES];
 } candidates_t;
 
+/* Whether two names mean one file; 0 where one of them means none. */
+static int same_path(const char *a, const char *b)
+{
+    char real_a[PATH_MAX], real_b[PATH_MAX];
+    return realpath(a, real_a) != NULL && realpath(b, real_b) != NULL && strcmp(real_a, real_b) == 0;
+}
+
+/* Whether `path` is `dir` or stands in it, as it is written or as its links lead. */
+static int lies_in(const char *path, const char *dir)
+{
+    char written[PATH_MAX], real[PATH_MAX];
+    snprintf(written, sizeof written, "%s", path);
+    return same_path(path, dir) || same_path(dirname(written), dir) ||
+           (realpath(path, real) != NULL && same_path(dirname(real), dir));
+}
+
+/* Retention would thin out checkpoints that are not this run's, and those after its first step would be set aside. */
+static mpt_status_t refuse_foreign(const mpt_session_t *s, const char *resume)
+{
+    const char *dir = s->config.checkpoint.dir;
+    int64_t step;
+    int count;
+    if (s->fresh_over || access(resume, F_OK) != 0) /* which is said when it is read */
+        return MPT_OK;
+    mpt_status_t status = mpt_checkpoint_look(dir, &step, 1, &s->log, &count);
+    if (status != MPT_OK || count == 0 || lies_in(resume, dir))
+        return status;
+    mpt_log_error(&s->log,
+                  "checkpoint.dir %s holds checkpoints, and %s is not among them: add --resume auto to go on from those, "
+                  "or choose another folder (--set checkpoint.dir=...)",
+                  dir, resume);
+    return MPT_ERR_CONFIG;
+}
+
 static mpt_status_t look(const mpt_session_t *s, const char *resume, candidates_t *c)
 {
     int automatic = strcmp(resume, "auto") == 0;
@@ -238,7 +274,7 @@ static mpt_status_t look(const mpt_session_t *s, const char *resume, candidates_
         c->explicit_path = 1;
         c->count = 1;
     }
-    return status;
+    return status == MPT_OK && !automatic ? refuse_foreign(s, resume) : status;
 }
 
 /* Rank 0's candidates to every rank. */

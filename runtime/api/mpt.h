@@ -51,7 +51,8 @@ typedef struct mpt_config_source {
 typedef struct mpt_session_params {
     mpt_boot_t *boot; /* borrowed; NULL: one rank alone */
     mpt_config_source_t config;
-    const char *resume; /* NULL: start afresh (refused over existing checkpoints); "auto": the newest, or afresh; else a checkpoint folder */
+    const char *resume; /* NULL: start afresh (refused over existing checkpoints); "auto": the newest, or afresh; else a checkpoint folder, or a folder of them:
+                           its newest; refused where checkpoint.dir holds checkpoints and this is none of them */
     int fresh_over;     /* 1: do not refuse to start afresh where checkpoints lie (bench) */
     void (*log)(void *ctx, mpt_log_severity_t severity, const char *line); /* NULL: standard error */
     void *log_ctx;

@@ -325,6 +325,32 @@ static void auto_does_not_start_afresh_where_the_folder_cannot_be_listed(void **
     assert_int_equal(chmod("blind", 0777), 0);
 }
 
+/* Retention would thin out checkpoints that are another run's. */
+static void resuming_elsewhere_over_checkpoints_is_refused(void **state)
+{
+    static const char *const elsewhere[] = {"saved", "saved/step-00000004", "saved/../saved/step-00000004/"};
+    static const char *const inside[] = {"own", "own/step-00000008", "./own//step-00000008/", "link/step-00000008",
+                                         "own/step-00000008/."};
+    int64_t steps[8];
+    (void)state;
+    make_checkpoints();
+    fixture_remove("own");
+    fixture_remove("link");
+    fixture_job_t job = resume_job("saved/step-00000004");
+    job.folder = "own";
+    fixture_free(fixture_expect(job, MPT_OK)); /* where there are none yet */
+    for (int i = 0; i < 3; i++) {
+        job.resume = elsewhere[i];
+        fixture_free(expect_error(job, MPT_ERR_CONFIG, "rank 0: checkpoint.dir own holds checkpoints, and saved"));
+    }
+    assert_int_equal(mpt_checkpoint_list("own", steps, 8), 2);
+    assert_int_equal(symlink("own", "link"), 0);
+    for (int i = 0; i < 5; i++) {
+        job.resume = inside[i];
+        fixture_free(fixture_expect(job, MPT_OK));
+    }
+}
+
 static void a_missing_file_of_one_rank_is_found(void **state)
 {
     (void)state;
@@ -473,6 +499,7 @@ int main(void)
         cmocka_unit_test(where_every_checkpoint_is_damaged_the_run_does_not_start),
         cmocka_unit_test(a_named_checkpoint_that_is_not_there_is_refused),
         cmocka_unit_test(auto_does_not_start_afresh_where_the_folder_cannot_be_listed),
+        cmocka_unit_test(resuming_elsewhere_over_checkpoints_is_refused),
         cmocka_unit_test(a_missing_file_of_one_rank_is_found),
         cmocka_unit_test(two_runs_do_not_share_a_folder),
         cmocka_unit_test(a_run_that_saves_nothing_does_not_need_the_folder),
