@@ -5,19 +5,19 @@
 #include <libgen.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "file.h"
 #include "numeric.h"
 
-#define SUFFIX ".partial"
 #define CHUNK 4096
 
-typedef char partial_t[MPT_ASIDE_PATH_MAX + sizeof SUFFIX];
+typedef char partial_t[MPT_ASIDE_PATH_MAX + sizeof MPT_ASIDE_SUFFIX];
 
 static void partial_path(const mpt_aside_t *file, partial_t out)
 {
-    snprintf(out, sizeof(partial_t), "%s" SUFFIX, file->path);
+    snprintf(out, sizeof(partial_t), "%s" MPT_ASIDE_SUFFIX, file->path);
 }
 
 static mpt_status_t fail(const mpt_aside_t *file)
@@ -33,6 +33,19 @@ static mpt_status_t refuse_existing(const mpt_aside_t *file)
     return MPT_ERR_CONFIG;
 }
 
+/* A link is not followed: a rename would take its own place, not that of what it points to. */
+static mpt_status_t check_target(const mpt_aside_t *file)
+{
+    struct stat info;
+    if (lstat(file->path, &info) != 0)
+        return errno == ENOENT ? MPT_OK : fail(file);
+    if (S_ISREG(info.st_mode))
+        return file->force ? MPT_OK : refuse_existing(file);
+    mpt_log_error(file->log, "%s exists and is not a regular file, which nothing replaces; choose another name",
+                  file->path);
+    return MPT_ERR_CONFIG;
+}
+
 mpt_status_t mpt_aside_open(mpt_aside_t *file, const char *path, int force, const mpt_log_t *log)
 {
     partial_t partial;
@@ -41,10 +54,11 @@ mpt_status_t mpt_aside_open(mpt_aside_t *file, const char *path, int force, cons
         errno = ENAMETOOLONG;
         return fail(file);
     }
-    if (!force && access(path, F_OK) == 0)
-        return refuse_existing(file);
+    mpt_status_t status = check_target(file);
+    if (status != MPT_OK)
+        return status;
     partial_path(file, partial);
-    file->fd = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    file->fd = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
     return file->fd >= 0 ? MPT_OK : fail(file);
 }
 
@@ -100,12 +114,20 @@ static int sync_folder(const mpt_aside_t *file)
     return mpt_file_sync_dir(dirname(copy));
 }
 
-mpt_status_t mpt_aside_commit(mpt_aside_t *file, uint64_t bytes)
+mpt_status_t mpt_aside_finish(mpt_aside_t *file, uint64_t bytes)
+{
+    if (ftruncate(file->fd, (off_t)bytes) == 0 && fsync(file->fd) == 0)
+        return MPT_OK;
+    mpt_status_t status = fail(file);
+    mpt_aside_drop(file);
+    return status;
+}
+
+mpt_status_t mpt_aside_place(mpt_aside_t *file)
 {
     partial_t partial;
     partial_path(file, partial);
-    if (ftruncate(file->fd, (off_t)bytes) != 0 || fsync(file->fd) != 0 ||
-        rename_to_place(file, partial) != 0) {
+    if (rename_to_place(file, partial) != 0) {
         mpt_status_t status = errno == EEXIST ? refuse_existing(file) : fail(file);
         mpt_aside_drop(file);
         return status;
@@ -113,6 +135,12 @@ mpt_status_t mpt_aside_commit(mpt_aside_t *file, uint64_t bytes)
     close(file->fd);
     file->fd = -1;
     return sync_folder(file) == 0 ? MPT_OK : fail(file);
+}
+
+mpt_status_t mpt_aside_commit(mpt_aside_t *file, uint64_t bytes)
+{
+    mpt_status_t status = mpt_aside_finish(file, bytes);
+    return status == MPT_OK ? mpt_aside_place(file) : status;
 }
 
 void mpt_aside_drop(mpt_aside_t *file)
