@@ -31,7 +31,7 @@ int mpt_cmd_data(int argc, char **argv)
 {
     const char *train = NULL, *val = NULL, *tokenizer = "bytes";
     double fraction = 0.05;
-    int count, code;
+    int count, code, force = 0;
     char train_default[MAX_PATH_BYTES], val_default[MAX_PATH_BYTES];
     const mpt_option_t options[] = {
         {"--train", "FILE", "training tokens (NAME_train.bin)", MPT_OPTION_TEXT, &train, 0, 0},
@@ -40,6 +40,7 @@ int mpt_cmd_data(int argc, char **argv)
          MPT_OPTION_REAL, &fraction, 0, 0.95},
         {"--tokenizer", "NAME", "bytes: a token a byte, vocabulary 256 (bytes)", MPT_OPTION_TEXT,
          &tokenizer, 0, 0},
+        {"--force", NULL, "replace token files that exist", MPT_OPTION_FLAG, &force, 0, 0},
     };
     const mpt_usage_t usage = {
         .command = "mpt-ddp data",
@@ -66,6 +67,7 @@ int mpt_cmd_data(int argc, char **argv)
         .val_path = fraction > 0 ? (val ? val : val_default) : NULL,
         .val_fraction = fraction,
         .tokenizer = tokenizer,
+        .force = force,
         .log = mpt_log_quiet,
     };
     return tokenize(&params);

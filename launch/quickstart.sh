@@ -12,7 +12,8 @@ mpt_ddp=build/release/bin/mpt-ddp
 
 if [ ! -s run/data/kjv_train.bin ] || [ ! -s run/data/kjv_val.bin ]; then
     mkdir -p run/data
-    "$mpt_ddp" data launch/data/kjv.txt --train run/data/kjv_train.bin --val run/data/kjv_val.bin
+    # One of the two alone, or an empty one, is no use to anybody.
+    "$mpt_ddp" data launch/data/kjv.txt --train run/data/kjv_train.bin --val run/data/kjv_val.bin --force
 fi
 
 number=1

@@ -51,9 +51,20 @@ mpt_status_t mpt_data_read(mpt_data_t *data, int64_t first, int64_t count, uint3
 /** Ask the system to read those samples' pages soon. Never fails. */
 void mpt_data_prefetch(mpt_data_t *data, int64_t first, int64_t count);
 
-/** Write an llm.c token file (aside, synced, renamed). @return MPT_OK; MPT_ERR_IO (logged). */
-mpt_status_t mpt_data_write(const char *path, const uint16_t *tokens, int64_t count,
-                            const mpt_log_t *log);
+#define MPT_DATA_MAX_PARTS 2
+
+/** What becomes one llm.c token file. */
+typedef struct mpt_data_part {
+    const char *path;
+    const uint16_t *tokens; /* [count] */
+    int64_t count;
+} mpt_data_part_t;
+
+/**
+ * Write up to MPT_DATA_MAX_PARTS token files, whole (aside, synced, renamed): all of them, or none. force: files that exist are
+ * replaced. @return MPT_OK; MPT_ERR_CONFIG: one exists, and no `force`, or is no regular file; MPT_ERR_IO. Logged.
+ */
+mpt_status_t mpt_data_write(const mpt_data_part_t *parts, int count, int force, const mpt_log_t *log);
 
 #ifdef __cplusplus
 }

@@ -1,94 +1,62 @@
-#include "data_file.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+/*
+ * Token files, written together: all of them appear, or none.
+ */
+#include <assert.h>
 #include <unistd.h>
 
-static int write_all(int fd, const void *bytes, size_t count)
+#include "aside.h"
+#include "data_file.h"
+
+static mpt_status_t check_count(const mpt_data_part_t *part, const mpt_log_t *log)
 {
-    const char *next = bytes;
-    while (count > 0) {
-        ssize_t written = write(fd, next, count < ((size_t)1 << 30) ? count : (size_t)1 << 30);
-        if (written < 0 && errno == EINTR)
+    if (part->count >= 0 && part->count <= INT32_MAX)
+        return MPT_OK;
+    mpt_log_error(log,
+                  "%s: %lld tokens are more than a token file can hold; split them over several"
+                  " files, which a glob reads as one",
+                  part->path, (long long)part->count);
+    return MPT_ERR_IO;
+}
+
+static mpt_status_t put(mpt_aside_t *file, const mpt_data_part_t *part)
+{
+    const int32_t header[MPT_DATA_HEADER_BYTES / 4] = {MPT_DATA_MAGIC, MPT_DATA_VERSION, (int32_t)part->count};
+    uint64_t bytes = (uint64_t)part->count * sizeof *part->tokens;
+    mpt_status_t status = mpt_aside_put(file, header, sizeof header, 0);
+    if (status == MPT_OK)
+        status = mpt_aside_put(file, part->tokens, bytes, sizeof header);
+    return status == MPT_OK ? mpt_aside_finish(file, sizeof header + bytes) : status;
+}
+
+/* Where a later one cannot be renamed, those before it go again; what they replaced under `force` is gone. */
+static mpt_status_t place(mpt_aside_t *files, int count)
+{
+    for (int i = 0; i < count; i++) {
+        mpt_status_t status = mpt_aside_place(&files[i]);
+        if (status == MPT_OK)
             continue;
-        if (written < 0)
-            return 0;
-        next += written;
-        count -= (size_t)written;
+        while (--i >= 0)
+            unlink(files[i].path);
+        return status;
     }
-    return 1;
+    return MPT_OK;
 }
 
-static int write_tokens(int fd, const uint16_t *tokens, int64_t count)
+mpt_status_t mpt_data_write(const mpt_data_part_t *parts, int count, int force, const mpt_log_t *log)
 {
-    int32_t header[MPT_DATA_HEADER_BYTES / 4] = {MPT_DATA_MAGIC, MPT_DATA_VERSION, (int32_t)count};
-    return write_all(fd, header, sizeof header) &&
-           write_all(fd, tokens, (size_t)count * sizeof *tokens) && fsync(fd) == 0;
-}
-
-/* The folder is synced too, or a crash could take the new name back. */
-static int sync_folder(const char *path)
-{
-    char *folder = strdup(path);
-    if (!folder)
-        return 0;
-    char *slash = strrchr(folder, '/');
-    if (slash)
-        slash[slash == folder] = '\0'; /* "/" stays */
-    int fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int synced = fd >= 0 && fsync(fd) == 0;
-    int error = errno;
-    if (fd >= 0)
-        close(fd);
-    free(folder);
-    errno = error;
-    return synced;
-}
-
-/* Write to `aside` and rename. Nothing is left aside on failure. */
-static int write_aside(const char *path, const char *aside, const uint16_t *tokens, int64_t count)
-{
-    int fd = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (fd < 0)
-        return 0;
-    int written = write_tokens(fd, tokens, count);
-    int error = errno;
-    if (close(fd) != 0 && written) {
-        written = 0;
-        error = errno;
-    }
-    if (written && rename(aside, path) == 0)
-        return sync_folder(path);
-    if (written)
-        error = errno;
-    unlink(aside);
-    errno = error;
-    return 0;
-}
-
-mpt_status_t mpt_data_write(const char *path, const uint16_t *tokens, int64_t count,
-                            const mpt_log_t *log)
-{
-    char *aside = NULL;
-    if (count < 0 || count > INT32_MAX) {
-        mpt_log_error(log,
-                      "%s: %lld tokens are more than a token file can hold; split them over several"
-                      " files, which a glob reads as one",
-                      path, (long long)count);
-        return MPT_ERR_IO;
-    }
-    if (asprintf(&aside, "%s.tmp.%ld", path, (long)getpid()) < 0) {
-        mpt_log_error(log, "%s: no memory to write it", path);
-        return MPT_ERR_NO_MEMORY;
-    }
-    int written = write_aside(path, aside, tokens, count);
-    mpt_status_t status = written ? MPT_OK : errno == ENOMEM ? MPT_ERR_NO_MEMORY : MPT_ERR_IO;
-    if (!written)
-        mpt_log_error(log, "%s: cannot be written: %s; check the folder and its free space", path,
-                      strerror(errno));
-    free(aside);
+    mpt_aside_t files[MPT_DATA_MAX_PARTS];
+    mpt_status_t status = MPT_OK;
+    int opened = 0;
+    assert(count <= MPT_DATA_MAX_PARTS);
+    for (int i = 0; i < count && status == MPT_OK; i++)
+        status = check_count(&parts[i], log);
+    for (; opened < count && status == MPT_OK; opened++)
+        status = mpt_aside_open(&files[opened], parts[opened].path, force, log);
+    for (int i = 0; i < count && status == MPT_OK; i++)
+        status = put(&files[i], &parts[i]);
+    if (status == MPT_OK)
+        status = place(files, count);
+    for (int i = 0; i < opened; i++)
+        mpt_aside_drop(&files[i]);
     return status;
 }

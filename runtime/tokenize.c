@@ -57,9 +57,9 @@ static mpt_status_t write_split(const mpt_tokenize_params_t *params, const token
                       params->text_path, (long long)all->count, params->val_fraction);
         return MPT_ERR_DATA;
     }
-    mpt_status_t status = mpt_data_write(params->train_path, all->tokens, train, log);
-    if (status == MPT_OK && val > 0)
-        status = mpt_data_write(params->val_path, all->tokens + train, val, log);
+    const mpt_data_part_t parts[] = {{params->train_path, all->tokens, train},
+                                     {params->val_path, all->tokens + train, val}};
+    mpt_status_t status = mpt_data_write(parts, val > 0 ? 2 : 1, params->force, log);
     if (status == MPT_OK) {
         *train_p = train;
         *val_p = val;

@@ -185,10 +185,12 @@ typedef struct mpt_tokenize_params {
     const char *val_path;   /* output, or NULL: no split */
     double val_fraction;    /* of the text's end, e.g. 0.05 */
     const char *tokenizer;  /* "bytes" */
+    int force;              /* 1: replace outputs that exist */
     void (*log)(void *ctx, mpt_log_severity_t severity, const char *line);
     void *log_ctx;
 } mpt_tokenize_params_t;
-/** Text file to token files. Counts of tokens written come back. @return MPT_OK; MPT_ERR_CONFIG; MPT_ERR_DATA; MPT_ERR_IO. */
+/** Text file to token files, both or none. Counts of tokens written come back. @return MPT_OK; MPT_ERR_CONFIG: an output exists, and no
+ *  `force`, or is no regular file ..; MPT_ERR_DATA; MPT_ERR_IO. */
 MPT_API mpt_status_t mpt_tokenize(const mpt_tokenize_params_t *params, int64_t *train_tokens_p, int64_t *val_tokens_p);
 
 /* ---- plan ------------------------------------------------------------------------------------------ */

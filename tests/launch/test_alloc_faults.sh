@@ -137,7 +137,7 @@ echo "one process alone"
 sweep 0 test.cfg
 run 0 0 test.cfg --set checkpoint.dir=kept --set log.dir=kept
 sweep 0 plan test.cfg --ranks 2
-sweep 0 data text.txt --train made.train --val made.val
+sweep 0 data text.txt --train made.train --val made.val --force
 sweep 0 ckpt fsck kept
 sweep 0 ckpt export kept made.bin
 sweep 0 ckpt export kept made.safetensors

@@ -119,6 +119,23 @@ bytes=$(($(wc -c <text_train.bin) + $(wc -c <text_val.bin)))
 run 0 data texts/other.txt --val-fraction 0
 [ -s other_train.bin ] || fail "data: no other_train.bin"
 [ ! -e other_val.bin ] || fail "data: no split was asked for"
+usage_error 'exists already' data text.txt --val-fraction 0.2
+usage_error 'exists already' data text.txt --train new.bin --val text_val.bin
+[ ! -e new.bin ] || fail "data: one of two files, where the other was refused"
+cksum text_train.bin >before
+run 0 data text.txt --force
+cksum text_train.bin >after
+cmp -s before after && fail "data --force: the file is still the old one"
+run 0 data text.txt --val-fraction 0.2 --force
+cksum text_train.bin >after
+cmp before after || fail "data --force: not what it was first"
+mkfifo pipe
+ln -s text_train.bin link
+for name in pipe link texts; do
+    usage_error 'not a regular file' data text.txt --train $name --val new.bin --force
+    usage_error 'not a regular file' data text.txt --train new.bin --val $name --force
+done
+[ -p pipe ] && [ -L link ] && [ -d texts ] && [ ! -e new.bin ] || fail "data --force: replaced what is no file"
 usage_error 'a file each' data text.txt --train text.txt
 usage_error 'a file each' data text.txt --train same.bin --val same.bin
 usage_error 'drop one' data text.txt --val v.bin --val-fraction 0

@@ -52,7 +52,7 @@ static inline void fixture_tokens(const char *path, int64_t count, uint64_t seed
         token = (token * 5 + 17 + (choice < 3 ? 0 : 7 * choice)) % 61 + 32;
         tokens[i] = (uint16_t)token;
     }
-    assert_int_equal(mpt_data_write(path, tokens, count, NULL), MPT_OK);
+    assert_int_equal(mpt_data_write(&(mpt_data_part_t){path, tokens, count}, 1, 1, NULL), MPT_OK);
     free(tokens);
 }
 

@@ -84,7 +84,7 @@ static void write_counting(fixture_t *f, const char *name, int first, int count)
     assert_non_null(tokens);
     for (int i = 0; i < count; i++)
         tokens[i] = (uint16_t)(first + i);
-    assert_int_equal(mpt_data_write(path_of(f, name), tokens, count, &f->log), MPT_OK);
+    assert_int_equal(mpt_data_write(&(mpt_data_part_t){path_of(f, name), tokens, count}, 1, 1, &f->log), MPT_OK);
     free(tokens);
 }
 
@@ -500,43 +500,77 @@ static void writing_replaces_a_file_whole(void **state)
     mpt_data_close(new);
 }
 
+/* As on a full disk: files are cut at `bytes`. */
+static mpt_status_t write_limited(fixture_t *f, const mpt_data_part_t *parts, int count, int force, rlim_t bytes)
+{
+    struct rlimit before, small;
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = before;
+    small.rlim_cur = bytes;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    mpt_status_t status = mpt_data_write(parts, count, force, &f->log);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, handler);
+    return status;
+}
+
+static void assert_tokens(fixture_t *f, const char *name, int64_t tokens)
+{
+    f->lines = 0;
+    mpt_data_t *data = open_good(f, name, 4);
+    assert_int_equal(mpt_data_tokens(data), tokens);
+    mpt_data_close(data);
+}
+
 static void a_full_disk_leaves_the_old_file_and_nothing_aside(void **state)
 {
     fixture_t *f = *state;
     uint16_t *tokens = calloc(100000, sizeof *tokens);
-    struct rlimit before, small;
     assert_non_null(tokens);
     write_counting(f, "a.bin", 0, 10);
-    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
-    small = before;
-    small.rlim_cur = 50000;
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
-    mpt_status_t status = mpt_data_write(path_of(f, "a.bin"), tokens, 100000, &f->log);
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
-    signal(SIGXFSZ, handler);
+    const mpt_data_part_t part = {path_of(f, "a.bin"), tokens, 100000};
+    mpt_status_t status = write_limited(f, &part, 1, 1, 50000);
     free(tokens);
     assert_int_equal(status, MPT_ERR_IO);
-    assert_non_null(strstr(
-        f->last, "a.bin: cannot be written: File too large; check the folder and its free space"));
+    assert_non_null(strstr(f->last, "a.bin: File too large"));
     assert_int_equal(files_in_folder(f), 1);
-    f->lines = 0;
-    mpt_data_t *data = open_good(f, "a.bin", 4);
-    assert_int_equal(mpt_data_tokens(data), 10);
-    mpt_data_close(data);
+    assert_tokens(f, "a.bin", 10);
+}
+
+static void of_two_files_both_appear_or_neither(void **state)
+{
+    fixture_t *f = *state;
+    uint16_t *tokens = calloc(100000, sizeof *tokens);
+    assert_non_null(tokens);
+    const mpt_data_part_t parts[] = {{path_of(f, "a.bin"), tokens, 100}, {path_of(f, "b.bin"), tokens, 100000}};
+    assert_int_equal(write_limited(f, parts, 2, 0, 50000), MPT_ERR_IO);
+    assert_int_equal(files_in_folder(f), 0);
+    write_counting(f, "b.bin", 0, 10);
+    assert_int_equal(mpt_data_write(parts, 2, 0, &f->log), MPT_ERR_CONFIG);
+    assert_non_null(strstr(f->last, "b.bin exists already"));
+    assert_int_equal(files_in_folder(f), 1);
+    assert_tokens(f, "b.bin", 10);
+    assert_int_equal(mpt_data_write(parts, 2, 1, &f->log), MPT_OK);
+    free(tokens);
+    assert_int_equal(files_in_folder(f), 2);
+    assert_tokens(f, "a.bin", 100);
+    assert_tokens(f, "b.bin", 100000);
 }
 
 static void writing_where_nothing_can_be_written_is_an_error(void **state)
 {
     fixture_t *f = *state;
     const uint16_t token = 1;
-    assert_int_equal(mpt_data_write(path_of(f, "none/a.bin"), &token, 1, &f->log), MPT_ERR_IO);
-    assert_non_null(strstr(f->last, "none/a.bin: cannot be written: No such file or directory"));
+    mpt_data_part_t part = {path_of(f, "none/a.bin"), &token, 1};
+    assert_int_equal(mpt_data_write(&part, 1, 1, &f->log), MPT_ERR_IO);
+    assert_non_null(strstr(f->last, "none/a.bin: No such file or directory"));
     assert_int_equal(mkdir(path_of(f, "sub"), 0755), 0);
-    assert_int_equal(mpt_data_write(path_of(f, "sub"), &token, 1, &f->log), MPT_ERR_IO);
+    part.path = path_of(f, "sub");
+    assert_int_equal(mpt_data_write(&part, 1, 1, &f->log), MPT_ERR_CONFIG);
     assert_int_equal(files_in_folder(f), 1);
-    assert_int_equal(mpt_data_write(path_of(f, "a.bin"), &token, (int64_t)INT32_MAX + 1, &f->log),
-                     MPT_ERR_IO);
+    part = (mpt_data_part_t){path_of(f, "a.bin"), &token, (int64_t)INT32_MAX + 1};
+    assert_int_equal(mpt_data_write(&part, 1, 1, &f->log), MPT_ERR_IO);
     assert_int_equal(f->lines, 3);
 }
 
@@ -547,7 +581,7 @@ static void a_bare_name_is_written_in_the_working_folder(void **state)
     const uint16_t tokens[] = {1, 2, 3, 4, 5};
     assert_non_null(getcwd(before, sizeof before));
     assert_int_equal(chdir(f->folder), 0);
-    mpt_status_t status = mpt_data_write("bare.bin", tokens, 5, &f->log);
+    mpt_status_t status = mpt_data_write(&(mpt_data_part_t){"bare.bin", tokens, 5}, 1, 1, &f->log);
     assert_int_equal(chdir(before), 0);
     assert_int_equal(status, MPT_OK);
     mpt_data_close(open_good(f, "bare.bin", 4));
@@ -575,6 +609,7 @@ int main(void)
         TEST(written_files_are_llm_c_files),
         TEST(writing_replaces_a_file_whole),
         TEST(a_full_disk_leaves_the_old_file_and_nothing_aside),
+        TEST(of_two_files_both_appear_or_neither),
         TEST(writing_where_nothing_can_be_written_is_an_error),
         TEST(a_bare_name_is_written_in_the_working_folder),
     };

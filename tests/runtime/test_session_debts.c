@@ -29,7 +29,7 @@ static void write_bad_validation(void)
     for (int i = 0; i < 4000; i++)
         tokens[i] = (uint16_t)(i % 60);
     tokens[2 * 32 + 8] = 999;
-    assert_int_equal(mpt_data_write("bad.bin", tokens, 4000, NULL), MPT_OK);
+    assert_int_equal(mpt_data_write(&(mpt_data_part_t){"bad.bin", tokens, 4000}, 1, 1, NULL), MPT_OK);
 }
 
 static void bad_validation_data_end_every_mode_alike(void **state)

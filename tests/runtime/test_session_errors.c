@@ -166,7 +166,7 @@ static void unusable_token_files_are_refused(void **state)
     write_bytes("empty.bin", "", 0);
     for (int i = 0; i < 200; i++)
         high[i] = 40000;
-    assert_int_equal(mpt_data_write("high.bin", high, 200, NULL), MPT_OK);
+    assert_int_equal(mpt_data_write(&(mpt_data_part_t){"high.bin", high, 200}, 1, 1, NULL), MPT_OK);
     expect_refusal("data.train=missing.bin", MPT_ERR_DATA, "missing.bin");
     expect_refusal("data.train=\"missing*.bin\"", MPT_ERR_DATA, "missing*.bin");
     expect_refusal("data.train=short.bin", MPT_ERR_DATA, "short.bin");
@@ -193,7 +193,7 @@ static void a_token_beyond_the_vocabulary_stops_all_ranks_together(void **state)
     fixture_run_t *run;
     (void)state;
     tokens[(4 * 8 + 2 * 2) * 32 + 17] = 999; /* step 5, micro-batch of rank 2 */
-    assert_int_equal(mpt_data_write("bad.bin", tokens, 4000, NULL), MPT_OK);
+    assert_int_equal(mpt_data_write(&(mpt_data_part_t){"bad.bin", tokens, 4000}, 1, 1, NULL), MPT_OK);
     fixture_remove("run");
     run = expect_error((fixture_job_t){.ranks = 4,
                                        .set = {"data.train=bad.bin", "data.order=sequential",
@@ -211,7 +211,7 @@ static void a_bad_token_in_the_validation_file_stops_all_ranks_too(void **state)
     uint16_t tokens[4000] = {0};
     (void)state;
     tokens[(1 * 2) * 32 + 5] = 777; /* second micro-batch: rank 1's */
-    assert_int_equal(mpt_data_write("bad.bin", tokens, 4000, NULL), MPT_OK);
+    assert_int_equal(mpt_data_write(&(mpt_data_part_t){"bad.bin", tokens, 4000}, 1, 1, NULL), MPT_OK);
     fixture_remove("run");
     fixture_free(expect_error((fixture_job_t){.ranks = 2, .set = {"data.val=bad.bin", "train.val_every=3"}},
                               MPT_ERR_DATA, "rank 1: "));

@@ -47,7 +47,7 @@ static void seven_ranks_share_a_model_of_odd_sizes(void **state)
     (void)state;
     for (int i = 0; i < 5000; i++)
         tokens[i] = (uint16_t)(i * 7 % 131);
-    assert_int_equal(mpt_data_write("odd.bin", tokens, 5000, NULL), MPT_OK);
+    assert_int_equal(mpt_data_write(&(mpt_data_part_t){"odd.bin", tokens, 5000}, 1, 1, NULL), MPT_OK);
     compare(7, SHARD_HSDP1, set);
     compare(7, SHARD_HSDP1, micro);
 }

@@ -133,7 +133,7 @@ static void write_words(void)
         double u = (double)(fixture_random(&seed) >> 11) * 0x1p-53;
         tokens[i] = (uint16_t)(pow((double)WORDS, u) - 1.0);
     }
-    assert_int_equal(mpt_data_write("words.bin", tokens, 1025, NULL), MPT_OK);
+    assert_int_equal(mpt_data_write(&(mpt_data_part_t){"words.bin", tokens, 1025}, 1, 1, NULL), MPT_OK);
 }
 
 static void fp16_loses_gradients_without_a_scale_and_none_with_one(void **state)

@@ -33,7 +33,7 @@ static void write_bad_tokens(const char *path, int64_t sample)
     for (int i = 0; i < 6000; i++)
         tokens[i] = (uint16_t)(32 + i % 61);
     tokens[sample * 32 + 7] = 999;
-    assert_int_equal(mpt_data_write(path, tokens, 6000, NULL), MPT_OK);
+    assert_int_equal(mpt_data_write(&(mpt_data_part_t){path, tokens, 6000}, 1, 1, NULL), MPT_OK);
     free(tokens);
 }
 
