@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "aside.h"
 #include "session.h"
 #include "text.h"
 
@@ -67,19 +68,45 @@ static mpt_status_t write_split(const mpt_tokenize_params_t *params, const token
     return status;
 }
 
-static int same_file(const char *a, const char *b)
+/* The folder of `path`, in `folder`, and its last part. */
+static const char *split_path(const char *path, char *folder, size_t capacity)
+{
+    const char *slash = strrchr(path, '/');
+    if (slash == NULL)
+        snprintf(folder, capacity, ".");
+    else
+        snprintf(folder, capacity, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    return slash != NULL ? slash + 1 : path;
+}
+
+static int same_node(const char *a, const char *b)
 {
     struct stat of_a, of_b;
-    if (strcmp(a, b) == 0)
-        return 1;
     return stat(a, &of_a) == 0 && stat(b, &of_b) == 0 && of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
+}
+
+/* Whether or not they exist yet. */
+static int same_file(const char *a, const char *b)
+{
+    char folder_a[MPT_ASIDE_PATH_MAX], folder_b[MPT_ASIDE_PATH_MAX];
+    const char *name_a = split_path(a, folder_a, sizeof folder_a);
+    const char *name_b = split_path(b, folder_b, sizeof folder_b);
+    return strcmp(a, b) == 0 || same_node(a, b) || (strcmp(name_a, name_b) == 0 && same_node(folder_a, folder_b));
+}
+
+/* Would writing `out`, or what is aside of it meanwhile, take the other's place? */
+static int takes(const char *out, const char *other)
+{
+    char partial[MPT_ASIDE_PATH_MAX + sizeof MPT_ASIDE_SUFFIX];
+    snprintf(partial, sizeof partial, "%s" MPT_ASIDE_SUFFIX, out);
+    return same_file(out, other) || same_file(partial, other);
 }
 
 /* No file may take another's place. */
 static mpt_status_t check_paths(const mpt_tokenize_params_t *params, const mpt_log_t *log)
 {
     const char *text = params->text_path, *train = params->train_path, *val = params->val_path;
-    if (!same_file(text, train) && (val == NULL || (!same_file(text, val) && !same_file(train, val))))
+    if (!takes(train, text) && (val == NULL || (!takes(val, text) && !takes(train, val) && !takes(val, train))))
         return MPT_OK;
     mpt_log_error(log, "%s, %s%s%s: text, training tokens and validation tokens need a file each", text, train,
                   val != NULL ? ", " : "", val != NULL ? val : "");

@@ -137,7 +137,13 @@ for name in pipe link texts; do
 done
 [ -p pipe ] && [ -L link ] && [ -d texts ] && [ ! -e new.bin ] || fail "data --force: replaced what is no file"
 usage_error 'a file each' data text.txt --train text.txt
+usage_error 'a file each' data text.txt --train text.txt --force
 usage_error 'a file each' data text.txt --train same.bin --val same.bin
+usage_error 'a file each' data text.txt --train same.bin --val ./same.bin
+usage_error 'a file each' data text.txt --train same.bin --val texts/../same.bin
+usage_error 'a file each' data text.txt --train same.bin --val "$PWD/same.bin" --force
+usage_error 'a file each' data text.txt --train a.bin.partial --val a.bin --force
+[ ! -e same.bin ] && [ ! -e a.bin ] || fail "data: something was written"
 usage_error 'drop one' data text.txt --val v.bin --val-fraction 0
 usage_error 'klingon' data text.txt --tokenizer klingon
 
