@@ -200,7 +200,9 @@ int mpt_cmd_plan(int argc, char **argv)
     int count, code = mpt_options_begin(&usage, argc, argv, &count);
     if (code >= 0)
         return code;
-    mpt_plan_query_open(&query, argv[0], &overrides);
+    mpt_status_t status = mpt_plan_query_open(&query, argv[0], &overrides);
+    if (status != MPT_OK)
+        return mpt_status_exit_code(status);
     code = show(&query, &wanted);
     mpt_plan_query_close(&query);
     return code;

@@ -4,36 +4,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CONFIG_MAX_BYTES ((size_t)1 << 20) /* as mpt_plan has it */
-
-static char *read_text(const char *path)
+mpt_status_t mpt_plan_query_open(mpt_plan_query_t *query, const char *path,
+                                 const mpt_option_list_t *overrides)
 {
-    FILE *file = fopen(path, "rb");
-    char *text = malloc(CONFIG_MAX_BYTES + 1);
-    if (!file || !text)
-        goto fail;
-    size_t bytes = fread(text, 1, CONFIG_MAX_BYTES + 1, file);
-    if (ferror(file) || bytes > CONFIG_MAX_BYTES)
-        goto fail;
-    text[bytes] = '\0';
-    fclose(file);
-    return text;
-fail:
-    free(text);
-    if (file)
-        fclose(file);
-    return NULL;
-}
-
-void mpt_plan_query_open(mpt_plan_query_t *query, const char *path,
-                         const mpt_option_list_t *overrides)
-{
-    query->text = read_text(path);
-    query->out_of_memory = 0;
-    query->config = (mpt_config_source_t){.text = query->text,
-                                          .path = path,
-                                          .overrides = overrides->items,
-                                          .override_count = overrides->count};
+    char *text;
+    mpt_status_t status = mpt_config_read(path, &text, mpt_log_quiet, NULL);
+    if (status != MPT_OK)
+        return status;
+    *query = (mpt_plan_query_t){.text = text,
+                                .config = {.text = text,
+                                           .path = path,
+                                           .overrides = overrides->items,
+                                           .override_count = overrides->count}};
+    return MPT_OK;
 }
 
 void mpt_plan_query_close(mpt_plan_query_t *query)

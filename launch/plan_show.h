@@ -20,7 +20,7 @@
 /** The config in question, read once: it may come through a pipe. */
 typedef struct mpt_plan_query {
     mpt_config_source_t config; /* overrides borrowed */
-    char *text;                 /* owned; NULL: could not be read, mpt_plan says why */
+    char *text;                 /* owned */
     int out_of_memory;          /* an answer is missing for that reason: what was found is not to be shown */
 } mpt_plan_query_t;
 
@@ -58,9 +58,9 @@ typedef struct mpt_plan_report {
 
 /* ---- asking (plan_ask.c) ---------------------------------------------------------------------------- */
 
-/** Read the config's text. Close the query in any case. */
-void mpt_plan_query_open(mpt_plan_query_t *query, const char *path,
-                         const mpt_option_list_t *overrides);
+/** Read the config's text. @return as mpt_config_read, which logs; close the query after MPT_OK. */
+mpt_status_t mpt_plan_query_open(mpt_plan_query_t *query, const char *path,
+                                 const mpt_option_list_t *overrides);
 void mpt_plan_query_close(mpt_plan_query_t *query);
 /** Add a change; printf-like. At most MPT_PLAN_CHANGES. */
 void mpt_plan_change(mpt_plan_changes_t *changes, const char *format, ...)

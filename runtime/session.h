@@ -144,8 +144,7 @@ int mpt_restore_model_config(const mpt_checkpoint_meta_t *meta, mpt_config_t *co
 /** `path` itself if it is a checkpoint folder, else the newest checkpoint in it; MPT_ERR_CHECKPOINT (logged) if there is none. */
 mpt_status_t mpt_restore_find(const char *path, const mpt_log_t *log, mpt_checkpoint_meta_t *meta_p);
 
-/** A config's text, from memory or its file, to be freed. @return MPT_OK; MPT_ERR_CONFIG: cannot be read, or larger than 1 MiB;
- *  MPT_ERR_NO_MEMORY; both logged. */
+/** A config's text, from memory or its file, to be freed. @return as mpt_config_read. */
 mpt_status_t mpt_session_source_text(const mpt_config_source_t *source, const mpt_log_t *log, char **text_p);
 
 /* log adaptor */

@@ -216,6 +216,10 @@ typedef struct mpt_plan {
     int shard_ranks;     /* ranks that share one copy: 1 in ddp, all in zero1 to zero3, parallel.shard_ranks in hsdp */
 } mpt_plan_t;
 
+/** Read a config's file, for whoever asks several things of one text: mpt_config_source_t's `text`. Free it with free().
+ *  @return MPT_OK; MPT_ERR_CONFIG: cannot be read, larger than 1 MiB, or no text; MPT_ERR_NO_MEMORY; both logged. */
+MPT_API mpt_status_t mpt_config_read(const char *path, char **text_p,
+                                     void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx);
 /** Compute the plan from the config alone, for `ranks` ranks; allocates nothing lasting. `threads` 0: this machine's share. */
 MPT_API mpt_status_t mpt_plan(const mpt_config_source_t *config, int ranks, mpt_plan_t *plan_p,
                               void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx);

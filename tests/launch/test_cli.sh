@@ -191,6 +191,12 @@ run 0 ./plan --set train.steps=2 --set log.dir=other
 [ "$(grep -c '^step [0-9]*/2 ' out)" -eq 2 ] || fail "--set train.steps=2"
 [ "$(wc -l <other/metrics.jsonl)" -eq 2 ] || fail "--set log.dir"
 run 2 ./plan --set train.steps=2x
+{ cat plan; printf '\0'; echo 'train { steps = 2x }'; } >with_nul
+lines=$(wc -l <plan)
+for words in ./with_nul "plan ./with_nul" "plan ./with_nul --json"; do
+    # shellcheck disable=SC2086
+    usage_error "with_nul:$((lines + 1)): a NUL byte" $words
+done
 
 echo "export and import: there and back to the bit, a run goes on from it, nothing is overwritten unasked"
 run 0 ./plan --set checkpoint.every=3 --set checkpoint.dir=first --set log.dir=first

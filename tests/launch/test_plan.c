@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 /* The program is no library: its files are compiled in. mpt_plan is this file's own, so that every mode can be asked
- * of, built or not. */
+ * of, built or not; no config is read. */
 #include "../../launch/format.c"
 #include "../../launch/options.c"
 #include "../../launch/plan_ask.c"
@@ -101,17 +101,25 @@ mpt_status_t mpt_plan(const mpt_config_source_t *config, int ranks, mpt_plan_t *
     return MPT_OK;
 }
 
-static const mpt_option_list_t no_overrides = {.count = 0};
+mpt_status_t mpt_config_read(const char *path, char **text_p,
+                             void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx)
+{
+    (void)path, (void)text_p, (void)log, (void)log_ctx;
+    return MPT_ERR_CONFIG;
+}
+
+void mpt_log_quiet(void *ctx, mpt_log_severity_t severity, const char *line)
+{
+    (void)ctx, (void)severity, (void)line;
+}
 
 static mpt_plan_report_t *report_of(int ranks, int64_t memory)
 {
     mpt_plan_report_t *report = test_calloc(1, sizeof *report);
-    mpt_plan_query_t query;
-    mpt_plan_query_open(&query, "/nowhere/at/all.cfg", &no_overrides);
+    mpt_plan_query_t query = {.config = {.path = "/nowhere/at/all.cfg"}};
     mpt_plan_ask_modes(&query, ranks, report);
     if (memory > 0)
         mpt_plan_fit(&query, memory, report);
-    mpt_plan_query_close(&query);
     return report;
 }
 
