@@ -1,3 +1,4 @@
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -40,6 +41,7 @@ static int looks_like_verb(const char *word)
 
 int main(int argc, char **argv)
 {
+    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is a full disk: the write fails and is reported */
     if (argc < 2) {
         fprintf(stderr, "mpt-ddp: no config given; usage: mpt-ddp model.cfg (mpt-ddp --help tells "
                         "more)\n");

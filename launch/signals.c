@@ -73,7 +73,6 @@ mpt_status_t mpt_signals_create(mpt_signals_t **signals_p)
     sigaddset(&signals->set, SIGTERM);
     sigaddset(&signals->set, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals->set, NULL);
-    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes is a full disk: the write fails, the run goes on */
     if (pthread_create(&signals->thread, NULL, wait_for_signals, signals) != 0)
         goto err_unblock;
     *signals_p = signals;

@@ -248,6 +248,21 @@ run 3 ckpt import broken.safetensors fourth
 grep -q 'broken.safetensors' err || fail "ckpt import: which file?"
 [ "$(wc -l <err)" -eq 1 ] || fail "ckpt import: one line a mistake"
 
+echo "a limit on file sizes is a full disk: said, exit code 3, nothing left behind"
+# limited words...: as run 3, with files of 8 KiB at most.
+limited() {
+    local got=0
+    (ulimit -f 8 && exec "$mpt_ddp" "$@" >out 2>err </dev/null) || got=$?
+    [ "$got" -eq 3 ] || fail "mpt-ddp $*: exit code $got, not 3"
+    grep -q 'File too large' err || fail "mpt-ddp $*: does not say what is wrong"
+}
+for _ in $(seq 20); do cat text.txt; done >long.txt
+limited data long.txt
+limited ckpt export first large.safetensors
+limited ckpt export first large.bin
+limited ckpt import whole.safetensors large
+[ -z "$(find . -type f \( -name 'long_*' -o -path '*large*' \))" ] || fail "a limit on file sizes: something is left behind"
+
 echo "signals: save, say so, exit 75"
 for signal in USR1 TERM INT; do
     # A job of a script starts with SIGINT ignored; the program must listen all the same.
