@@ -1,7 +1,8 @@
 /*
  * The program mpt-ddp: one function a verb, each in cmd_<verb>.c, dispatched by main.c. A verb gets the
  * words after its own name and returns the process's exit code; nothing here calls exit. Verbs use the
- * public headers mpt.h and mpt_mpi.h alone. Messages for people only: one line a mistake, exit code 2.
+ * public headers mpt.h and mpt_mpi.h alone. Messages for people only: one line a mistake, exit code 2. main flushes
+ * standard output last: where it could not be written, a verb that succeeded ends with exit code 3.
  */
 #ifndef MPT_LAUNCH_H
 #define MPT_LAUNCH_H

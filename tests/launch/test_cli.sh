@@ -263,6 +263,26 @@ limited ckpt export first large.bin
 limited ckpt import whole.safetensors large
 [ -z "$(find . -type f \( -name 'long_*' -o -path '*large*' \))" ] || fail "a limit on file sizes: something is left behind"
 
+echo "what standard output does not take is said"
+lost() { # lost CODE words...: what they gave with standard output failing
+    [ "$1" -eq 3 ] || fail "mpt-ddp ${*:2}, standard output failing: exit code $1, not 3"
+    grep -q 'standard output' err || fail "mpt-ddp ${*:2}, standard output failing: it must say so"
+}
+for words in "ckpt info first" --help --config-help version "plan ./plan --json" "sample first --tokens 4"; do
+    got=0
+    # shellcheck disable=SC2086
+    "$mpt_ddp" $words >&- 2>err || got=$?
+    lost $got "$words"
+    [ -c /dev/full ] || continue
+    got=0
+    # shellcheck disable=SC2086
+    "$mpt_ddp" $words >/dev/full 2>err || got=$?
+    lost $got "$words"
+done
+got=0
+"$mpt_ddp" ckpt info nothere >&- 2>err || got=$?
+[ "$got" -eq 3 ] && [ "$(wc -l <err)" -eq 1 ] || fail "a failure is said once, and not what was not written of it"
+
 echo "signals: save, say so, exit 75"
 for signal in USR1 TERM INT; do
     # A job of a script starts with SIGINT ignored; the program must listen all the same.
