@@ -62,12 +62,15 @@ typedef struct mpt_op_precision {
     mpt_dtype_t math;       /* operands of products and of elementwise arithmetic */
     mpt_dtype_t accumulate; /* sums */
     mpt_dtype_t output;     /* activations written */
-    mpt_dtype_t gradient;   /* parameter gradients written */
+    mpt_dtype_t gradient;   /* parameter gradients written; MPT_DTYPE_COUNT: it writes none */
 } mpt_op_precision_t;
 
 /** Lower-case name of an operation. */
 const char *mpt_op_name(mpt_op_t op);
-/** The row of the table for `op` under compute type `compute`. */
+/** The row of the table for `op` in a run with compute type `compute`, gradients crossing to other ranks in `wire` and their sum
+ * being left in `sum`. */
+mpt_op_precision_t mpt_run_precision(mpt_op_t op, mpt_dtype_t compute, mpt_dtype_t wire, mpt_dtype_t sum);
+/** The same where nothing crosses in another type: what kernels ask. */
 mpt_op_precision_t mpt_op_precision(mpt_op_t op, mpt_dtype_t compute);
 
 /* ---- arguments -------------------------------------------------------------------------------- */

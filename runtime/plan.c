@@ -36,18 +36,21 @@ static void fill_memory(mpt_plan_t *plan, const mpt_arena_t *a, const mpt_arena_
     }
 }
 
-static void fill_precision(mpt_plan_t *plan, mpt_dtype_t compute, mpt_dtype_t reduce)
+static const char *type_name(mpt_dtype_t dtype)
+{
+    return dtype == MPT_DTYPE_COUNT ? "-" : mpt_dtype_name(dtype);
+}
+
+static void fill_precision(mpt_plan_t *plan, mpt_dtype_t compute, mpt_dtype_t wire, mpt_dtype_t sum)
 {
     for (int op = 0; op < MPT_OP_COUNT; op++) {
-        mpt_op_precision_t row = mpt_op_precision((mpt_op_t)op, compute);
-        if (op == MPT_OP_REDUCE)
-            row.input = row.output = row.gradient = reduce;
+        mpt_op_precision_t row = mpt_run_precision((mpt_op_t)op, compute, wire, sum);
         plan->precision[op].op = mpt_op_name((mpt_op_t)op);
-        plan->precision[op].input = mpt_dtype_name(row.input);
-        plan->precision[op].math = mpt_dtype_name(row.math);
-        plan->precision[op].accumulate = mpt_dtype_name(row.accumulate);
-        plan->precision[op].output = mpt_dtype_name(row.output);
-        plan->precision[op].gradient = mpt_dtype_name(row.gradient);
+        plan->precision[op].input = type_name(row.input);
+        plan->precision[op].math = type_name(row.math);
+        plan->precision[op].accumulate = type_name(row.accumulate);
+        plan->precision[op].output = type_name(row.output);
+        plan->precision[op].gradient = type_name(row.gradient);
     }
     plan->precision_rows = MPT_OP_COUNT;
 }
@@ -89,7 +92,8 @@ static mpt_status_t fill_plan(mpt_plan_t *plan, const mpt_config_t *config, cons
     plan->chinchilla_tokens = 20.0 * (double)plan->parameters;
     fill_parallel(plan, config);
     fill_memory(plan, &private_count, &peer_count, memory.comm_own_bytes);
-    fill_precision(plan, config->precision.compute, config->precision.reduce);
+    fill_precision(plan, config->precision.compute, config->precision.reduce,
+                   memory.state.params.reduce_micro ? MPT_F32 : config->precision.reduce);
     mpt_gpt2_flops(&memory.model.shape, plan->parameters, &plan->flops_6nd_per_token,
                    &plan->flops_model_per_token, &plan->flops_causal_per_token);
     mpt_memory_release(&memory);

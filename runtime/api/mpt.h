@@ -207,7 +207,7 @@ typedef struct mpt_plan {
     int64_t bytes;       /* per rank: the sum; arenas and communicators hold exactly this */
     const char *comm;    /* assumed: MPT_COMM, else "self" for one rank and "shm" for several */
     int hosts;           /* assumed: 1; "hier": as few as can be; 0, "mpi": any number, it makes no difference */
-    struct { const char *op, *input, *math, *accumulate, *output, *gradient; } precision[MPT_PLAN_MAX_ROWS];
+    struct { const char *op, *input, *math, *accumulate, *output, *gradient; } precision[MPT_PLAN_MAX_ROWS]; /* type names; gradient: of parameters, "-" where it has none */
     int precision_rows;
     double flops_6nd_per_token, flops_model_per_token, flops_causal_per_token;
     double chinchilla_tokens; /* 20 N: compute-optimal tokens by Hoffmann et al. 2022's rule of thumb */

@@ -418,18 +418,78 @@ static void shorter_sequences_cost_less_attention(void **state)
     assert_true(plan.flops_model_per_token == 6.0 * 124439808 + 12.0 * 12 * 768 * 256);
 }
 
-static void the_precision_table_is_printed_whole(void **state)
+/* A cell of docs/numerics.md in one run; what stands in parentheses is a note. */
+static const char *meaning(char *cell, const char *compute, const char *wire, const char *sum)
+{
+    const char *memory = strcmp(compute, "tf32") == 0 ? "fp32" : compute;
+    char *note = strstr(cell, " (");
+    if (note != NULL)
+        *note = '\0';
+    return strcmp(cell, "compute") == 0                      ? memory
+           : strcmp(cell, "compute, or TF32 of FP32") == 0 ? compute
+           : strcmp(cell, "FP32") == 0                       ? "fp32"
+           : strcmp(cell, "wire") == 0                       ? wire
+           : strcmp(cell, "sum") == 0                        ? sum
+                                                             : cell;
+}
+
+/* The five cells after `op` in its row of docs/numerics.md; free what is returned. */
+static char *find_cells(const char *op, char *cells[5])
+{
+    char start[64], *page = scratch_read(MPT_SOURCE_DIR "/docs/numerics.md", NULL);
+    assert_non_null(page);
+    snprintf(start, sizeof start, "\n| %s | ", op);
+    char *row = strstr(page, start);
+    if (row == NULL)
+        fail_msg("docs/numerics.md: no row for %s", op);
+    row += strlen(start);
+    for (int i = 0; i < 5; i++) {
+        char *end = strstr(row, " |");
+        assert_non_null(end);
+        *end = '\0';
+        cells[i] = row;
+        row = end + strlen(" | ");
+    }
+    return page;
+}
+
+static void check_page(scratch_t *s, const char *compute, const char *reduce, int micro)
+{
+    char settings[256];
+    snprintf(settings, sizeof settings, "precision { compute = %s reduce = %s }\nparallel { reduce_every = %s }\n", compute,
+             reduce, micro ? "micro" : "step");
+    mpt_plan_t plan = plan_of(s, SMALL, settings, 2);
+    assert_int_equal(plan.precision_rows, MPT_OP_COUNT);
+    for (int op = 0; op < plan.precision_rows; op++) {
+        const char *const printed[] = {plan.precision[op].input, plan.precision[op].math, plan.precision[op].accumulate,
+                                       plan.precision[op].output, plan.precision[op].gradient};
+        assert_string_equal(plan.precision[op].op, mpt_op_name((mpt_op_t)op));
+        char *cells[5], *page = find_cells(plan.precision[op].op, cells);
+        for (int i = 0; i < 5; i++)
+            assert_string_equal(printed[i], meaning(cells[i], compute, plan.reduce, micro ? "fp32" : plan.reduce));
+        free(page);
+    }
+}
+
+static void the_precision_table_is_that_of_the_documentation(void **state)
+{
+    scratch_t *s = *state;
+    static const char *const types[] = {"fp32", "tf32", "bf16", "fp16"};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        for (int k = 0; k < 4; k++)
+            check_page(s, types[i], k % 2 ? "fp32" : "auto", k / 2);
+}
+
+static void the_optimizer_reads_what_the_sum_is_left_in(void **state)
 {
     scratch_t *s = *state;
     mpt_plan_t plan = plan_of(s, SMALL, "precision { compute = bf16 reduce = fp32 }", 1);
-    assert_int_equal(plan.precision_rows, MPT_OP_COUNT);
-    for (int op = 0; op < plan.precision_rows; op++) {
-        assert_string_equal(plan.precision[op].op, mpt_op_name((mpt_op_t)op));
-        assert_non_null(plan.precision[op].gradient);
-    }
     assert_string_equal(plan.precision[MPT_OP_LINEAR].math, "bf16");
-    assert_string_equal(plan.precision[MPT_OP_LINEAR].accumulate, "fp32");
     assert_string_equal(plan.precision[MPT_OP_REDUCE].input, "fp32");
+    assert_string_equal(plan.precision[MPT_OP_OPTIMIZER].input, "fp32");
+    plan = plan_of(s, SMALL, "precision { compute = bf16 } parallel { reduce_every = micro }", 1);
+    assert_string_equal(plan.precision[MPT_OP_REDUCE].input, "bf16");
+    assert_string_equal(plan.precision[MPT_OP_OPTIMIZER].input, "fp32");
 }
 
 static void a_batch_that_does_not_divide_is_refused(void **state)
@@ -514,7 +574,8 @@ int main(void)
         TEST(only_an_asynchronous_save_needs_a_snapshot),
         TEST(flops_follow_three_named_conventions),
         TEST(shorter_sequences_cost_less_attention),
-        TEST(the_precision_table_is_printed_whole),
+        TEST(the_precision_table_is_that_of_the_documentation),
+        TEST(the_optimizer_reads_what_the_sum_is_left_in),
         TEST(a_batch_that_does_not_divide_is_refused),
         TEST(config_errors_name_file_and_line),
         TEST(a_file_and_overrides_work_as_a_text_does),
