@@ -190,7 +190,9 @@ int mpt_cmd_plan(int argc, char **argv)
         .arguments = "model.cfg",
         .about =
             "Compute every byte a rank will hold, under each shard mode, the FLOPs of a step and "
-            "the precision\nof each operation, from the config alone. A run holds exactly these bytes.",
+            "the precision\nof each operation, before any run. A run holds exactly these bytes where "
+            "its machine has the same\ninstruction level (MPT_ISA caps it) and a rank as many threads "
+            "(--set threads=N), as both set what\nkernels need beside the model.",
         .options = options,
         .option_count = sizeof(options) / sizeof(options[0]),
         .min_arguments = 1,

@@ -220,7 +220,8 @@ typedef struct mpt_plan {
  *  @return MPT_OK; MPT_ERR_CONFIG: cannot be read, larger than 1 MiB, or no text; MPT_ERR_NO_MEMORY; both logged. */
 MPT_API mpt_status_t mpt_config_read(const char *path, char **text_p,
                                      void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx);
-/** Compute the plan from the config alone, for `ranks` ranks; allocates nothing lasting. `threads` 0: this machine's share. */
+/** Compute the plan from the config, for `ranks` ranks; allocates nothing lasting. Bytes depend on this machine too: its instruction level,
+ *  capped by MPT_ISA, and where `threads` is 0 its share of threads. */
 MPT_API mpt_status_t mpt_plan(const mpt_config_source_t *config, int ranks, mpt_plan_t *plan_p,
                               void (*log)(void *ctx, mpt_log_severity_t severity, const char *line), void *log_ctx);
 
