@@ -37,6 +37,14 @@ int mpt_config_find_section(const char *section)
     return -1;
 }
 
+const mpt_config_row_t *mpt_config_section_row(const char *section)
+{
+    for (int i = 1; i < mpt_config_row_count(); i++)
+        if (opens_section(i) && strcmp(mpt_config_row(i)->section, section) == 0)
+            return mpt_config_row(i);
+    return NULL;
+}
+
 static int smallest(int a, int b, int c)
 {
     int least = a < b ? a : b;

@@ -159,10 +159,22 @@ static char *trim(char *word)
     return word;
 }
 
+static mpt_status_t refuse_key(const mpt_config_reading_t *reading, const char *key)
+{
+    char name[MPT_CONFIG_MAX_NAME];
+    const mpt_config_row_t *row = mpt_config_section_row(key);
+    if (row)
+        mpt_log_error(reading->log, "--set: '%s' is a section; write a key of it, as %s=VALUE", key,
+                      mpt_config_row_name(row, name));
+    else
+        mpt_log_error(reading->log, "--set: unknown key '%.80s'; did you mean '%s'?", key,
+                      mpt_config_nearest(key, name));
+    return MPT_ERR_CONFIG;
+}
+
 /* `setting` is a copy of one override, to cut in pieces. */
 static mpt_status_t apply_override(mpt_config_reading_t *reading, char *setting)
 {
-    char nearest[MPT_CONFIG_MAX_NAME];
     char *equals = strchr(setting, '=');
     if (!equals) {
         mpt_log_error(reading->log, "--set %.80s: no value; write section.key=value", setting);
@@ -171,11 +183,8 @@ static mpt_status_t apply_override(mpt_config_reading_t *reading, char *setting)
     *equals = '\0';
     const char *key = trim(setting);
     int index = mpt_config_find(key);
-    if (index < 0) {
-        mpt_log_error(reading->log, "--set: unknown key '%.80s'; did you mean '%s'?", key,
-                      mpt_config_nearest(key, nearest));
-        return MPT_ERR_CONFIG;
-    }
+    if (index < 0)
+        return refuse_key(reading, key);
     mpt_config_slot_t *slot = &reading->slots[index];
     char *text = strdup(trim(equals + 1));
     if (!text)

@@ -82,6 +82,8 @@ const char *mpt_config_row_name(const mpt_config_row_t *row, char *name);
 int mpt_config_find(const char *name);
 /** Index of a section among the sections, from 0; -1: none of that name. */
 int mpt_config_find_section(const char *section);
+/** The first row of a section; NULL: none of that name. */
+const mpt_config_row_t *mpt_config_section_row(const char *section);
 /** The known key or section nearest to `name` by edit distance. `nearest` holds MPT_CONFIG_MAX_NAME
  * bytes; returned. */
 const char *mpt_config_nearest(const char *name, char *nearest);

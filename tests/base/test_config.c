@@ -85,7 +85,7 @@ static void unknown_keys_name_the_nearest_known_one(void **state)
     expect_set_error("train.stesp=4",
                      "--set: unknown key 'train.stesp'; did you mean 'train.steps'?");
     expect_set_error("lr=4", "--set: unknown key 'lr'; did you mean 'train.lr'?");
-    expect_set_error("train=4", "--set: unknown key 'train'; did you mean 'train'?");
+    expect_set_error("train=4", "--set: 'train' is a section; write a key of it, as train.steps=VALUE");
 }
 
 static void wrong_values_say_what_would_be_right(void **state)
