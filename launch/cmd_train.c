@@ -69,6 +69,10 @@ static int parse_words(mpt_train_run_t *run, int argc, char **argv)
     char message[MPT_OPTIONS_MESSAGE];
     int count, first = run->world.rank == 0;
     mpt_parsed_t parsed = mpt_options_parse(&usage, argc, argv, &count, message);
+    if (parsed == MPT_PARSED_RUN && run->resume && !run->resume[0]) {
+        snprintf(message, sizeof(message), "mpt-ddp: --resume: must be a checkpoint, a run's folder, or auto");
+        parsed = MPT_PARSED_ERROR;
+    }
     if (parsed == MPT_PARSED_HELP && first)
         mpt_options_help(&usage);
     if (parsed == MPT_PARSED_ERROR && first)

@@ -73,6 +73,8 @@ usage_error 'did you mean "fsck"' ckpt fcsk
 usage_error 'which verb' ckpt
 usage_error 'which verb' bench
 usage_error 'of bf16, fp32, fp16' bench step --compute bf17
+usage_error 'needs a value' model.cfg --resume
+usage_error '--resume: ' model.cfg --resume ''
 
 echo "what is not built says so"
 for verb in doctor report; do
