@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "export.h"
 #include "llmc.h"
@@ -183,6 +184,7 @@ static mpt_status_t read_shape(reader_t *r, const char *path)
 {
     mpt_gpt2_shape_t shape;
     int64_t step;
+    struct stat info;
     char meta_path[MPT_CHECKPOINT_PATH_MAX];
     mpt_config_defaults(&r->config);
     snprintf(meta_path, sizeof meta_path, "%s/meta", path);
@@ -195,6 +197,10 @@ static mpt_status_t read_shape(reader_t *r, const char *path)
         if (status == MPT_OK && !mpt_restore_model_config(&r->meta, &r->config))
             status = MPT_ERR_CHECKPOINT;
         return status;
+    }
+    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) {
+        mpt_log_error(&r->log, "%s: is a folder without a checkpoint", path);
+        return MPT_ERR_CHECKPOINT;
     }
     mpt_status_t status = mpt_llmc_shape(path, &r->log, &shape);
     if (status != MPT_OK)

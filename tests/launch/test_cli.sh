@@ -99,6 +99,9 @@ grep -q 'nothere.cfg' err || fail "a missing config must be named"
 run 3 data nothere.txt
 grep -q 'nothere.txt' err || fail "a missing text must be named"
 run 3 sample nothere
+mkdir empty
+run 3 sample empty
+grep -q 'empty.* folder without a checkpoint' err || fail "sample: a folder without a checkpoint"
 run 3 ckpt info nothere
 run 3 ckpt fsck nothere
 run 3 ckpt export nothere out.bin
