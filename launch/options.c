@@ -257,8 +257,8 @@ static mpt_parsed_t check_argument_count(const mpt_usage_t *usage, int count, ch
                  usage->command, usage->arguments);
     else
         snprintf(message, MPT_OPTIONS_MESSAGE,
-                 "%s: unexpected argument \"%s\"; usage: %s %s (--help tells more)", usage->command,
-                 argv[usage->max_arguments], usage->command, usage->arguments);
+                 "%s: unexpected argument \"%s\"; usage: %s%s%s (--help tells more)", usage->command,
+                 argv[usage->max_arguments], usage->command, usage->arguments[0] ? " " : "", usage->arguments);
     return MPT_PARSED_ERROR;
 }
 
@@ -286,7 +286,7 @@ mpt_parsed_t mpt_options_parse(const mpt_usage_t *usage, int argc, char **argv,
 
 void mpt_options_help(const mpt_usage_t *usage)
 {
-    printf("usage: %s %s%s\n\n%s\n", usage->command, usage->arguments,
+    printf("usage: %s%s%s%s\n\n%s\n", usage->command, usage->arguments[0] ? " " : "", usage->arguments,
            usage->option_count ? " [options]" : "", usage->about);
     if (usage->option_count)
         printf("\noptions:\n");

@@ -16,6 +16,7 @@ usage_error() {
 help() {
     run 0 "$@" --help
     grep -q '^usage: mpt-ddp' out || fail "mpt-ddp $* --help: no usage"
+    grep '^usage: ' out | grep -qE '  | $' && fail "mpt-ddp $* --help: a blank too many in the usage"
     [ ! -s err ] || fail "mpt-ddp $* --help: wrote to standard error"
 }
 
@@ -83,7 +84,7 @@ done
 
 echo "every verb explains itself"
 help
-for words in train plan bench "bench step" "bench scaling" data ckpt "ckpt info" "ckpt fsck" "ckpt export" "ckpt import" sample version; do
+for words in train plan bench "bench step" "bench kernels" "bench comm" "bench scaling" data ckpt "ckpt info" "ckpt fsck" "ckpt export" "ckpt import" sample version; do
     # shellcheck disable=SC2086
     help $words
 done
