@@ -2,12 +2,11 @@
 
 #include <string.h>
 
+/* The page is docs/config.md too, to the letter; tests/base/test_config_table.c compares the two. */
 static const char introduction[] =
     "# Configuration\n"
     "\n"
-    "This page is generated from the option table; the tests compare the two.\n"
-    "\n"
-    "A configuration is a text of sections:\n"
+    "What `mpt-ddp --config-help` prints. A configuration is a text of sections:\n"
     "\n"
     "```\n"
     "threads = 2\n"

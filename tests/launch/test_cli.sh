@@ -93,6 +93,7 @@ grep -qE '^mpt-ddp [0-9]+\.[0-9]+\.[0-9]+$' out || fail "version: not the versio
 run 0 --version
 run 0 --config-help
 grep -q 'global_batch' out || fail "--config-help: global_batch is missing"
+grep -q 'the tests' out && fail "--config-help: is for users"
 
 echo "files that are not there"
 run 2 nothere.cfg
