@@ -1,6 +1,5 @@
 #include "export.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +31,12 @@ typedef struct import {
 static mpt_status_t bad_file(const import_t *in, const char *what, const char *which, const char *more)
 {
     mpt_log_error(in->log, "%s: %s \"%s\"%s", in->params->file, what, which, more);
+    return MPT_ERR_CHECKPOINT;
+}
+
+static mpt_status_t bad_value(const import_t *in, const char *key, const char *text)
+{
+    mpt_log_error(in->log, "%s: metadata \"%s\" = %.64s: no such value can be", in->params->file, key, text);
     return MPT_ERR_CHECKPOINT;
 }
 
@@ -67,7 +72,7 @@ static mpt_status_t read_metadata(import_t *in)
     for (int row = 0; row < mpt_save_meta_rows(); row++) {
         const char *key = mpt_save_meta_key(row), *text = mpt_safetensors_text(in->file, key);
         if (text != NULL && !mpt_save_meta_set(&in->meta, row, text))
-            return bad_file(in, "no such value can be: metadata", key, "");
+            return bad_value(in, key, text);
         int needed = mpt_save_meta_part(row) == MPT_META_MODEL && strcmp(key, "arch") != 0 &&
                      strcmp(key, "parameters") != 0 && strcmp(key, "compute") != 0;
         if (text == NULL && needed)
@@ -83,13 +88,8 @@ static mpt_status_t read_metadata(import_t *in)
 static mpt_status_t read_step(import_t *in)
 {
     const char *text = mpt_safetensors_text(in->file, "step");
-    char *end;
-    if (text == NULL)
-        return MPT_OK;
-    errno = 0;
-    in->step = strtoll(text, &end, 10);
-    if (errno != 0 || end == text || *end != '\0' || in->step < 0)
-        return bad_file(in, "no such value can be: metadata", "step", "");
+    if (text != NULL && !mpt_save_meta_count(text, &in->step))
+        return bad_value(in, "step", text);
     return MPT_OK;
 }
 
@@ -210,6 +210,9 @@ static mpt_status_t open_safetensors(import_t *in)
 
 static void warn_of_missing(const import_t *in)
 {
+    if (mpt_safetensors_text(in->file, "step") == NULL)
+        mpt_log_warn(in->log, "%s: its metadata lack \"step\": the run goes on from step 0, with the moments that the file holds",
+                     in->params->file);
     for (int row = 0; row < mpt_save_meta_rows(); row++)
         if (mpt_save_meta_part(row) == MPT_META_PROGRESS && !(in->meta.known >> row & 1u))
             mpt_log_warn(in->log, "%s: its metadata lacks \"%s\"; taken as in a run that begins",

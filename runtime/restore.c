@@ -12,6 +12,7 @@
 
 #include "llmc.h"
 #include "philox.h"
+#include "save_meta.h"
 #include "session.h"
 
 #define MAX_CANDIDATES 64
@@ -80,27 +81,22 @@ static mpt_status_t check_model(const mpt_session_t *s, const mpt_checkpoint_met
 
 static mpt_status_t read_progress(mpt_session_t *s, const mpt_checkpoint_meta_t *meta)
 {
-    char scale[64];
-    int found = mpt_checkpoint_get(meta->text, "scale", scale, sizeof scale);
-    mpt_progress_t p = {.step = meta->step,
-                        .applied = get_integer(meta, "applied", &found),
-                        .position = get_integer(meta, "position", &found),
-                        .tokens = get_integer(meta, "tokens", &found)};
-    int64_t was_dynamic = get_integer(meta, "scale_dynamic", &found);
-    p.scale.clean = get_integer(meta, "scale_clean", &found);
-    p.scale.hits = get_integer(meta, "scale_hits", &found);
-    p.scale.consecutive_skips = get_integer(meta, "consecutive_skips", &found);
-    if (!found) {
-        mpt_log_error(&s->log, "%s/meta: lacks a value that a run needs; the file is damaged", meta->path);
-        return MPT_ERR_CHECKPOINT;
-    }
-    int has_rounded = 1; /* not before there was stochastic rounding */
-    p.rounded = get_integer(meta, "rounded", &has_rounded);
-    p.scale.scale = strtod(scale, NULL);
+    mpt_save_meta_t saved;
+    mpt_status_t status = mpt_save_meta_require(meta, MPT_META_PROGRESS, &s->log, &saved);
+    if (status != MPT_OK)
+        return status;
+    s->progress = (mpt_progress_t){.step = meta->step,
+                                   .applied = saved.applied,
+                                   .position = saved.position,
+                                   .tokens = saved.tokens,
+                                   .rounded = saved.rounded,
+                                   .scale = {.scale = saved.scale,
+                                             .clean = saved.scale_clean,
+                                             .hits = saved.scale_hits,
+                                             .consecutive_skips = saved.consecutive_skips}};
     /* A fixed scale is the config's, whatever was saved; and one that was fixed says nothing to a dynamic one. */
-    if (!s->scale_rule.dynamic || !was_dynamic)
-        p.scale.scale = s->scale_rule.init;
-    s->progress = p;
+    if (!s->scale_rule.dynamic || !saved.scale_dynamic)
+        s->progress.scale.scale = s->scale_rule.init;
     return MPT_OK;
 }
 
@@ -210,9 +206,9 @@ static mpt_status_t load_own(mpt_session_t *s, const char *path, int *other_mode
     status = check_model(s, &meta);
     *other_model_p = status != MPT_OK;
     if (status == MPT_OK)
-        status = load_state(s, &meta);
-    if (status == MPT_OK)
         status = read_progress(s, &meta);
+    if (status == MPT_OK)
+        status = load_state(s, &meta);
     if (status == MPT_OK)
         warn_changes(s, &meta);
     if (status == MPT_OK)

@@ -8,9 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "checkpoint.h"
-
-typedef enum kind { COUNT, SEED, REAL, WORD } kind_t;
+typedef enum kind { COUNT, FLAG, SEED, SCALE, WORD } kind_t;
 
 typedef struct row {
     const char *key;
@@ -21,6 +19,10 @@ typedef struct row {
 
 #define AT(member) offsetof(mpt_save_meta_t, member)
 #define WORD_BYTES 16
+#define MOST ((uint64_t)1 << 62) /* of any count: as many tokens as a config may ask for */
+/* Of a scale: the config's, which knows powers of two alone. */
+#define SMALLEST_SCALE 0x1p-24
+#define LARGEST_SCALE 0x1p64
 
 static const row_t rows[] = {
     {"arch", MPT_META_MODEL, WORD, AT(arch)},
@@ -32,7 +34,7 @@ static const row_t rows[] = {
     {"parameters", MPT_META_MODEL, COUNT, AT(parameters)},
     {"compute", MPT_META_MODEL, WORD, AT(compute)},
     {"shard", MPT_META_SAVED, WORD, AT(shard)},
-    {"masters", MPT_META_SAVED, COUNT, AT(masters)},
+    {"masters", MPT_META_SAVED, FLAG, AT(masters)},
     {"seed", MPT_META_ORDER, SEED, AT(seed)},
     {"global_batch", MPT_META_ORDER, COUNT, AT(global_batch)},
     {"sequence", MPT_META_ORDER, COUNT, AT(sequence)},
@@ -43,8 +45,8 @@ static const row_t rows[] = {
     {"position", MPT_META_PROGRESS, COUNT, AT(position)},
     {"tokens", MPT_META_PROGRESS, COUNT, AT(tokens)},
     {"rounded", MPT_META_PROGRESS, COUNT, AT(rounded)},
-    {"scale", MPT_META_PROGRESS, REAL, AT(scale)},
-    {"scale_dynamic", MPT_META_PROGRESS, COUNT, AT(scale_dynamic)},
+    {"scale", MPT_META_PROGRESS, SCALE, AT(scale)},
+    {"scale_dynamic", MPT_META_PROGRESS, FLAG, AT(scale_dynamic)},
     {"scale_clean", MPT_META_PROGRESS, COUNT, AT(scale_clean)},
     {"scale_hits", MPT_META_PROGRESS, COUNT, AT(scale_hits)},
     {"consecutive_skips", MPT_META_PROGRESS, COUNT, AT(consecutive_skips)},
@@ -72,18 +74,20 @@ static int set_whole(void *field, kind_t kind, const char *text)
 {
     char *end;
     errno = 0;
-    uint64_t value = strtoull(text, &end, 10);
-    if (!isdigit((unsigned char)text[0]) || errno != 0 || *end != '\0' || (kind == COUNT && value > INT64_MAX))
+    uint64_t value = strtoull(text, &end, 10), most = kind == SEED ? UINT64_MAX : kind == FLAG ? 1 : MOST;
+    if (!isdigit((unsigned char)text[0]) || errno != 0 || *end != '\0' || value > most)
         return 0;
     memcpy(field, &value, sizeof value);
     return 1;
 }
 
-static int set_real(void *field, const char *text)
+static int set_scale(void *field, const char *text)
 {
     char *end;
+    int exponent;
     double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !isfinite(value) || !(value > 0.0))
+    if (end == text || *end != '\0' || !(value >= SMALLEST_SCALE && value <= LARGEST_SCALE) ||
+        frexp(value, &exponent) != 0.5)
         return 0;
     memcpy(field, &value, sizeof value);
     return 1;
@@ -104,12 +108,17 @@ static int set_word(char *field, const char *text)
 int mpt_save_meta_set(mpt_save_meta_t *meta, int row, const char *text)
 {
     void *field = (char *)meta + rows[row].at;
-    int done = rows[row].kind == WORD   ? set_word(field, text)
-               : rows[row].kind == REAL ? set_real(field, text)
-                                        : set_whole(field, rows[row].kind, text);
+    int done = rows[row].kind == WORD    ? set_word(field, text)
+               : rows[row].kind == SCALE ? set_scale(field, text)
+                                         : set_whole(field, rows[row].kind, text);
     if (done)
         meta->known |= 1u << row;
     return done;
+}
+
+int mpt_save_meta_count(const char *text, int64_t *count_p)
+{
+    return set_whole(count_p, COUNT, text);
 }
 
 void mpt_save_meta_mark(mpt_save_meta_t *meta, mpt_save_part_t part, int known)
@@ -128,7 +137,7 @@ static int print_row(const row_t *row, const mpt_save_meta_t *meta, char *out, s
     switch (row->kind) {
     case WORD:
         return snprintf(out, bytes, "%s = %s\n", row->key, (const char *)field);
-    case REAL:
+    case SCALE:
         return snprintf(out, bytes, "%s = %a\n", row->key, *(const double *)field);
     case SEED:
         return snprintf(out, bytes, "%s = %" PRIu64 "\n", row->key, *(const uint64_t *)field);
@@ -153,4 +162,40 @@ void mpt_save_meta_read(const char *text, mpt_save_meta_t *meta_p)
     for (int i = 0; i < ROWS; i++)
         if (mpt_checkpoint_get(text, rows[i].key, value, sizeof value))
             mpt_save_meta_set(meta_p, i, value);
+}
+
+/* Older checkpoints lack it, and it serves people, or is zero for them. */
+static int is_newer(const char *key)
+{
+    return strcmp(key, "arch") == 0 || strcmp(key, "parameters") == 0 || strcmp(key, "rounded") == 0;
+}
+
+static mpt_status_t refuse(const mpt_checkpoint_meta_t *from, const mpt_log_t *log, const char *key, const char *value)
+{
+    mpt_log_error(log, "%s/meta: %s = %s: no such value can be; the file is damaged", from->path, key, value);
+    return MPT_ERR_CHECKPOINT;
+}
+
+mpt_status_t mpt_save_meta_require(const mpt_checkpoint_meta_t *from, mpt_save_part_t part, const mpt_log_t *log,
+                                   mpt_save_meta_t *meta_p)
+{
+    char value[64];
+    int64_t step;
+    mpt_save_meta_t meta = {0};
+    for (int i = 0; i < ROWS; i++) {
+        if (rows[i].part != part)
+            continue;
+        int found = mpt_checkpoint_get(from->text, rows[i].key, value, sizeof value);
+        if (found && !mpt_save_meta_set(&meta, i, value))
+            return refuse(from, log, rows[i].key, value);
+        if (!found && !is_newer(rows[i].key)) {
+            mpt_log_error(log, "%s/meta: lacks \"%s\", which a run needs; the file is damaged", from->path, rows[i].key);
+            return MPT_ERR_CHECKPOINT;
+        }
+    }
+    if (part == MPT_META_PROGRESS && mpt_checkpoint_get(from->text, "step", value, sizeof value) &&
+        !mpt_save_meta_count(value, &step))
+        return refuse(from, log, "step", value);
+    *meta_p = meta;
+    return MPT_OK;
 }

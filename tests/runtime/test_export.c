@@ -72,7 +72,7 @@ static const char meta_text[] =
     "arch = gpt2\nlayers = 2\nheads = 2\ndim = 8\ncontext = 6\nvocab = 10\nparameters = 1888\n"
     "compute = fp16\nshard = zero3\nmasters = 0\nseed = 18446744073709551615\nglobal_batch = 48\nsequence = 5\n"
     "order = sequential\nmicro_batch = 3\nlanes = 8\napplied = 119\nposition = 5904\ntokens = 29520\nrounded = 122\n"
-    "scale = 0x1.8p+13\nscale_dynamic = 1\nscale_clean = 17\nscale_hits = 1\nconsecutive_skips = "
+    "scale = 0x1p+13\nscale_dynamic = 1\nscale_clean = 17\nscale_hits = 1\nconsecutive_skips = "
     "0\n";
 
 static mpt_held_t hold(float *array)
@@ -258,7 +258,7 @@ static void files_name_tensors_as_documented(void **state)
     assert_int_equal(mpt_safetensors_count(file), 4 * mpt_gpt2_tensor_count(&shape));
     assert_string_equal(mpt_safetensors_text(file, "format"), "pt");
     assert_string_equal(mpt_safetensors_text(file, "step"), "123");
-    assert_string_equal(mpt_safetensors_text(file, "scale"), "0x1.8p+13");
+    assert_string_equal(mpt_safetensors_text(file, "scale"), "0x1p+13");
     assert_string_equal(mpt_safetensors_text(file, "order"), "sequential");
     mpt_safetensors_close(file);
 }
@@ -583,6 +583,13 @@ static void files_that_are_not_a_whole_model_are_refused(void **state)
         {.kinds = 7, .key = "tokens", .text = "-1", .why = "\"tokens\""},
         {.kinds = 7, .key = "step", .text = "-1", .why = "\"step\""},
         {.kinds = 7, .key = "step", .text = "one", .why = "\"step\""},
+        {.kinds = 7, .key = "step", .text = "9223372036854775807", .why = "\"step\" = 9223372036854775807"},
+        {.kinds = 7, .key = "applied", .text = "9223372036854775807", .why = "\"applied\" = 9223372036854775807"},
+        {.kinds = 7, .key = "position", .text = "9223372036854775807", .why = "\"position\" = 9223372036854775807"},
+        {.kinds = 7, .key = "tokens", .text = "4611686018427387905", .why = "\"tokens\" = 4611686018427387905"},
+        {.kinds = 7, .key = "scale", .text = "0x1.8p+13", .why = "\"scale\" = 0x1.8p+13"},
+        {.kinds = 7, .key = "scale", .text = "1e300", .why = "\"scale\" = 1e300"},
+        {.kinds = 7, .key = "scale_dynamic", .text = "2", .why = "\"scale_dynamic\" = 2"},
     };
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
         mpt_checkpoint_import_result_t in;
@@ -595,6 +602,18 @@ static void files_that_are_not_a_whole_model_are_refused(void **state)
             fail_msg("'%s' does not say '%s'", s->said, faults[i].why);
         assert_false(scratch_exists(scratch_path(s, "back")));
     }
+}
+
+static void a_step_that_metadata_lack_is_said(void **state)
+{
+    scratch_t *s = *state;
+    mpt_checkpoint_import_result_t in;
+    const char *path = write_faulty(s, &(fault_t){.kinds = 7, .key = "step"});
+    assert_int_equal(try_import(s, path, scratch_path(s, "back"), 0, &in), MPT_OK);
+    assert_int_equal(s->lines, 1);
+    assert_non_null(strstr(s->said, "lack \"step\": the run goes on from step 0"));
+    assert_int_equal(in.step, 0);
+    assert_false(in.fresh);
 }
 
 static void progress_that_metadata_lack_is_said(void **state)
@@ -643,7 +662,7 @@ static void meta_lines_read_back_as_written(void **state)
     mpt_save_meta_write(&meta, text, sizeof text);
     assert_string_equal(text, meta_text);
     assert_true(meta.seed == UINT64_MAX);
-    assert_true(meta.scale == 0x1.8p+13);
+    assert_true(meta.scale == 0x1p+13);
     mpt_save_meta_mark(&meta, MPT_META_ORDER, 0);
     mpt_save_meta_write(&meta, text, sizeof text);
     assert_null(strstr(text, "seed"));
@@ -660,7 +679,7 @@ static void info_says_what_a_checkpoint_is(void **state)
     assert_int_equal(info.saved_ranks, RANKS);
     assert_int_equal(info.step, STEP);
     assert_int_equal(info.applied_steps, 119);
-    assert_true(info.loss_scale == 0x1.8p+13 && info.dynamic_scale);
+    assert_true(info.loss_scale == 0x1p+13 && info.dynamic_scale);
     assert_int_equal(info.vocab, 10);
 }
 
@@ -680,6 +699,7 @@ int main(void)
         TEST(an_import_that_fails_leaves_the_folder_as_it_was),
         TEST(a_damaged_checkpoint_makes_no_file),
         TEST(files_that_are_not_a_whole_model_are_refused),
+        TEST(a_step_that_metadata_lack_is_said),
         TEST(progress_that_metadata_lack_is_said),
         TEST(files_of_no_known_format_are_refused),
         TEST(meta_lines_read_back_as_written),

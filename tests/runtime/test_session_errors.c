@@ -3,6 +3,7 @@
  */
 #include <fcntl.h>
 #include <time.h>
+#include <xxhash.h>
 
 #include "session_fixture.h"
 
@@ -240,6 +241,26 @@ static void flip_byte(const char *path, off_t offset)
     close(fd);
 }
 
+/* A line of a checkpoint's meta becomes `line`, or goes where that is NULL; its checksum fits. */
+static void change_meta(const char *path, const char *key, const char *line)
+{
+    char *text = fixture_read(path), out[MPT_CHECKPOINT_META_MAX] = "", *rest = NULL;
+    size_t length = strlen(key);
+    int changed = 0;
+    for (char *old = strtok_r(text, "\n", &rest); old != NULL; old = strtok_r(NULL, "\n", &rest)) {
+        int hit = strncmp(old, key, length) == 0 && strncmp(old + length, " = ", 3) == 0;
+        const char *kept = hit ? line : old;
+        changed += hit;
+        if (kept != NULL && strncmp(old, "xxh3 = ", 7) != 0)
+            snprintf(out + strlen(out), sizeof out - strlen(out), "%s\n", kept);
+    }
+    assert_int_equal(changed, 1);
+    snprintf(out + strlen(out), sizeof out - strlen(out), "xxh3 = %016" PRIx64 "\n",
+             (uint64_t)XXH3_64bits(out, strlen(out)));
+    write_bytes(path, out, strlen(out));
+    free(text);
+}
+
 static fixture_job_t resume_job(const char *resume)
 {
     return (fixture_job_t){.ranks = 4,
@@ -284,6 +305,33 @@ static void where_every_checkpoint_is_damaged_the_run_does_not_start(void **stat
     assert_non_null(strstr(run->log, "saved/step-00000004/meta"));
     assert_int_equal(mpt_status_exit_code(MPT_ERR_CHECKPOINT), 3);
     fixture_free(run);
+}
+
+/* Files whose checksums fit and whose values no run can have: from another program, or by hand. */
+static void progress_that_cannot_be_is_refused(void **state)
+{
+    static const struct {
+        const char *key, *line;
+    } faults[] = {{"step", "step = 9223372036854775807"},
+                  {"applied", "applied = 9223372036854775807"},
+                  {"position", "position = 9223372036854775807"},
+                  {"tokens", "tokens = -1"},
+                  {"rounded", "rounded = 7x"},
+                  {"scale", "scale = nan"},
+                  {"scale", "scale = 0x1.8p+0"},
+                  {"scale", "scale = 0x1p+100"},
+                  {"scale_dynamic", "scale_dynamic = 7"},
+                  {"position", NULL}};
+    (void)state;
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+        make_checkpoints();
+        change_meta("saved/step-00000008/meta", faults[i].key, faults[i].line);
+        fixture_run_t *run = expect_error(resume_job("saved/step-00000008"), MPT_ERR_CHECKPOINT,
+                                          faults[i].line != NULL ? faults[i].line : "lacks \"position\"");
+        assert_non_null(strstr(run->log, "saved/step-00000008/meta: "));
+        fixture_free(run);
+    }
+    assert_int_equal(mpt_status_exit_code(MPT_ERR_CHECKPOINT), 3);
 }
 
 static void a_named_checkpoint_that_is_not_there_is_refused(void **state)
@@ -497,6 +545,7 @@ int main(void)
         cmocka_unit_test(a_checkpoint_of_another_model_is_refused),
         cmocka_unit_test(a_damaged_checkpoint_is_passed_over_and_said_so),
         cmocka_unit_test(where_every_checkpoint_is_damaged_the_run_does_not_start),
+        cmocka_unit_test(progress_that_cannot_be_is_refused),
         cmocka_unit_test(a_named_checkpoint_that_is_not_there_is_refused),
         cmocka_unit_test(auto_does_not_start_afresh_where_the_folder_cannot_be_listed),
         cmocka_unit_test(resuming_elsewhere_over_checkpoints_is_refused),
