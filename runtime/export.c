@@ -147,10 +147,9 @@ static mpt_status_t open_layout(export_t *e)
 {
     mpt_config_t config;
     mpt_config_defaults(&config);
-    if (!mpt_restore_model_config(&e->meta, &config)) {
-        mpt_log_error(e->log, "%s/meta: does not say what model it is of", e->meta.path);
-        return MPT_ERR_CHECKPOINT;
-    }
+    mpt_status_t status = mpt_restore_model_config(&e->meta, e->log, &config);
+    if (status != MPT_OK)
+        return status;
     e->shape = mpt_memory_shape(&config);
     return mpt_export_layout(&e->shape, e->log, &e->layout);
 }

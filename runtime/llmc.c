@@ -93,12 +93,12 @@ static mpt_status_t bad_file(const mpt_llmc_t *file, const char *what)
 const char *mpt_llmc_shape_fault(const mpt_gpt2_shape_t *shape)
 {
     if (shape->layers <= 0 || shape->heads <= 0 || shape->dim <= 0 || shape->context <= 0 || shape->vocab <= 0)
-        return "a size in the header is not positive";
+        return "a size is not positive";
     if (shape->layers > 4096 || shape->heads > 65536 || shape->dim > 1 << 18 || shape->context > 1 << 24 ||
         shape->vocab > UINT32_MAX)
-        return "a size in the header is larger than this program's limits";
+        return "a size is larger than this program's limits";
     if (shape->dim % shape->heads != 0)
-        return "sizes in the header contradict each other";
+        return "its sizes contradict each other";
     return NULL;
 }
 
@@ -121,9 +121,9 @@ static mpt_status_t read_header(mpt_llmc_t *file)
                                      .vocab = words[WORD_VOCAB]};
     const char *fault = mpt_llmc_shape_fault(&file->shape);
     if (fault == NULL && file->vocab_padded <= 0)
-        fault = "a size in the header is not positive";
+        fault = "a size is not positive";
     if (fault == NULL && file->vocab_padded < file->shape.vocab)
-        fault = "sizes in the header contradict each other";
+        fault = "its sizes contradict each other";
     return fault == NULL ? MPT_OK : bad_file(file, fault);
 }
 

@@ -27,21 +27,50 @@ static int64_t get_integer(const mpt_checkpoint_meta_t *meta, const char *key, i
     return strtoll(value, NULL, 10);
 }
 
-int mpt_restore_model_config(const mpt_checkpoint_meta_t *meta, mpt_config_t *config)
+mpt_dtype_t mpt_restore_compute(const char *name)
 {
-    int found = 1;
-    char compute[16];
-    config->model.layers = get_integer(meta, "layers", &found);
-    config->model.heads = get_integer(meta, "heads", &found);
-    config->model.dim = get_integer(meta, "dim", &found);
-    config->model.context = get_integer(meta, "context", &found);
-    config->model.vocab = get_integer(meta, "vocab", &found);
-    if (!mpt_checkpoint_get(meta->text, "compute", compute, sizeof compute))
-        return 0;
-    if (mpt_dtype_named(compute) != MPT_DTYPE_COUNT)
-        config->precision.compute = mpt_dtype_named(compute);
-    config->data.sequence = config->model.context;
-    return found;
+    mpt_dtype_t type = mpt_dtype_named(name);
+    return type == MPT_F64 ? MPT_DTYPE_COUNT : type; /* FP64 is the oracle's alone */
+}
+
+static mpt_status_t check_shape(const mpt_checkpoint_meta_t *meta, const mpt_save_meta_t *saved, const mpt_log_t *log)
+{
+    const mpt_gpt2_shape_t shape = {.layers = saved->layers,
+                                    .heads = saved->heads,
+                                    .dim = saved->dim,
+                                    .context = saved->context,
+                                    .vocab = saved->vocab};
+    const char *fault = mpt_llmc_shape_fault(&shape);
+    if (fault == NULL)
+        return MPT_OK;
+    mpt_log_error(log,
+                  "%s/meta: %s: layers %" PRId64 ", heads %" PRId64 ", dim %" PRId64 ", context %" PRId64
+                  ", vocab %" PRId64 "; the file is damaged",
+                  meta->path, fault, saved->layers, saved->heads, saved->dim, saved->context, saved->vocab);
+    return MPT_ERR_CHECKPOINT;
+}
+
+mpt_status_t mpt_restore_model_config(const mpt_checkpoint_meta_t *meta, const mpt_log_t *log, mpt_config_t *config)
+{
+    mpt_save_meta_t saved;
+    mpt_status_t status = mpt_save_meta_require(meta, MPT_META_MODEL, log, &saved);
+    if (status == MPT_OK)
+        status = check_shape(meta, &saved, log);
+    if (status != MPT_OK)
+        return status;
+    mpt_dtype_t compute = mpt_restore_compute(saved.compute);
+    if (compute == MPT_DTYPE_COUNT) {
+        mpt_log_error(log, "%s/meta: compute = %s: a type that no run trains in; the file is damaged", meta->path,
+                      saved.compute);
+        return MPT_ERR_CHECKPOINT;
+    }
+    config->model.layers = saved.layers;
+    config->model.heads = saved.heads;
+    config->model.dim = saved.dim;
+    config->model.context = config->data.sequence = saved.context;
+    config->model.vocab = saved.vocab;
+    config->precision.compute = compute;
+    return MPT_OK;
 }
 
 mpt_status_t mpt_restore_find(const char *path, const mpt_log_t *log, mpt_checkpoint_meta_t *meta_p)
@@ -60,12 +89,14 @@ mpt_status_t mpt_restore_find(const char *path, const mpt_log_t *log, mpt_checkp
 
 /* ---- a checkpoint ------------------------------------------------------------------------------------ */
 
-static mpt_status_t check_model(const mpt_session_t *s, const mpt_checkpoint_meta_t *meta)
+static mpt_status_t check_model(const mpt_session_t *s, const mpt_checkpoint_meta_t *meta, int *other_model_p)
 {
     mpt_config_t saved = s->config;
     const mpt_config_t *config = &s->config;
-    int found = mpt_restore_model_config(meta, &saved);
-    if (found && saved.model.layers == config->model.layers && saved.model.heads == config->model.heads &&
+    mpt_status_t status = mpt_restore_model_config(meta, &s->log, &saved);
+    if (status != MPT_OK)
+        return status;
+    if (saved.model.layers == config->model.layers && saved.model.heads == config->model.heads &&
         saved.model.dim == config->model.dim && saved.model.context == config->model.context &&
         saved.model.vocab == config->model.vocab)
         return MPT_OK;
@@ -76,6 +107,7 @@ static mpt_status_t check_model(const mpt_session_t *s, const mpt_checkpoint_met
                   meta->path, saved.model.layers, saved.model.heads, saved.model.dim, saved.model.context,
                   saved.model.vocab, config->model.layers, config->model.heads, config->model.dim,
                   config->model.context, config->model.vocab);
+    *other_model_p = 1;
     return MPT_ERR_CHECKPOINT;
 }
 
@@ -203,8 +235,7 @@ static mpt_status_t load_own(mpt_session_t *s, const char *path, int *other_mode
     mpt_status_t status = mpt_checkpoint_read_meta(path, &s->log, &meta);
     if (status != MPT_OK)
         return status;
-    status = check_model(s, &meta);
-    *other_model_p = status != MPT_OK;
+    status = check_model(s, &meta, other_model_p);
     if (status == MPT_OK)
         status = read_progress(s, &meta);
     if (status == MPT_OK)

@@ -194,9 +194,7 @@ static mpt_status_t read_shape(reader_t *r, const char *path)
         fclose(file);
     if (r->is_checkpoint) {
         mpt_status_t status = mpt_restore_find(path, &r->log, &r->meta);
-        if (status == MPT_OK && !mpt_restore_model_config(&r->meta, &r->config))
-            status = MPT_ERR_CHECKPOINT;
-        return status;
+        return status == MPT_OK ? mpt_restore_model_config(&r->meta, &r->log, &r->config) : status;
     }
     if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) {
         mpt_log_error(&r->log, "%s: is a folder without a checkpoint", path);

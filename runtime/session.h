@@ -139,8 +139,11 @@ mpt_status_t mpt_restore(mpt_session_t *session, const char *resume);
 mpt_status_t mpt_session_weights_changed(mpt_session_t *session);
 /** Bring the working weights to where the masters are, as the last update rounded them. Collective. */
 mpt_status_t mpt_session_refresh(mpt_session_t *session);
-/** The model's numbers in a checkpoint's meta into a config; 1 if all are there. */
-int mpt_restore_model_config(const mpt_checkpoint_meta_t *meta, mpt_config_t *config);
+/** The type of that name where a run can compute in it, else MPT_DTYPE_COUNT. */
+mpt_dtype_t mpt_restore_compute(const char *name);
+/** The model's numbers and type in a checkpoint's meta into a config. @return MPT_OK; MPT_ERR_CHECKPOINT (logged: file and what): one is
+ *  missing, or no model can have it; the config is then as it was. */
+mpt_status_t mpt_restore_model_config(const mpt_checkpoint_meta_t *meta, const mpt_log_t *log, mpt_config_t *config);
 /** `path` itself if it is a checkpoint folder, else the newest checkpoint in it; MPT_ERR_CHECKPOINT (logged) if there is none. */
 mpt_status_t mpt_restore_find(const char *path, const mpt_log_t *log, mpt_checkpoint_meta_t *meta_p);
 

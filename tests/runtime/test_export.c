@@ -80,8 +80,8 @@ static mpt_held_t hold(float *array)
     return (mpt_held_t){.data = array, .dtype = MPT_F32, .hold = MPT_HOLD_ALL};
 }
 
-/* Saved by RANKS ranks; the path of the folder is "run" in the test's. */
-static const char *save(const scratch_t *s, unsigned kinds, int tame)
+/* Saved by RANKS ranks with that meta; the path of the folder is "run" in the test's. */
+static const char *save_as(const scratch_t *s, unsigned kinds, int tame, const char *text)
 {
     const char *dir = scratch_path(s, "run");
     model_t m = patterned(RANKS, kinds, tame);
@@ -101,7 +101,7 @@ static const char *save(const scratch_t *s, unsigned kinds, int tame)
                 &savers[r]),
             MPT_OK);
     for (int r = 0; r < RANKS; r++)
-        mpt_checkpoint_begin(savers[r], STEP, meta_text);
+        mpt_checkpoint_begin(savers[r], STEP, text);
     for (int r = RANKS - 1; r >= 0; r--) {
         assert_int_equal(mpt_checkpoint_progress(savers[r]), MPT_SAVE_SYNCED);
         assert_int_equal(mpt_checkpoint_finish(savers[r], 1), MPT_OK);
@@ -109,6 +109,11 @@ static const char *save(const scratch_t *s, unsigned kinds, int tame)
     }
     free_model(&m);
     return dir;
+}
+
+static const char *save(const scratch_t *s, unsigned kinds, int tame)
+{
+    return save_as(s, kinds, tame, meta_text);
 }
 
 static mpt_status_t collect(void *ctx, mpt_checkpoint_kind_t kind, int tensor, int64_t first,
@@ -487,6 +492,58 @@ static void a_damaged_checkpoint_makes_no_file(void **state)
     assert_false(scratch_exists(scratch_path(s, "a.safetensors.partial")));
 }
 
+/* The meta with another line in the place of `line`. */
+static const char *changed_meta(const char *line, const char *other)
+{
+    static char text[MPT_CHECKPOINT_META_MAX];
+    const char *at = strstr(meta_text, line);
+    assert_non_null(at);
+    snprintf(text, sizeof text, "%.*s%s%s", (int)(at - meta_text), meta_text, other, at + strlen(line));
+    return text;
+}
+
+static void ignore_text(void *ctx, const char *text, size_t bytes)
+{
+    (void)ctx, (void)text, (void)bytes;
+}
+
+/* By `export` and by `sample` alike. */
+static void a_checkpoint_of_a_model_that_cannot_be_is_refused(void **state)
+{
+    scratch_t *s = *state;
+    static const struct {
+        const char *line, *other, *why;
+    } faults[] = {
+        {"\nlayers = 2\n", "\nlayers = -3\n", "layers = -3"},
+        {"\nlayers = 2\n", "\nlayers = 4611686018427387904\n", "larger than this program's limits"},
+        {"\nheads = 2\n", "\nheads = 0\n", "not positive: layers 2, heads 0"},
+        {"\nheads = 2\n", "\nheads = 3\n", "contradict"},
+        {"\ndim = 8\n", "\ndim = 0\n", "not positive"},
+        {"\ncontext = 6\n", "\ncontext = 0\n", "not positive"},
+        {"\nvocab = 10\n", "\nvocab = -1\n", "vocab = -1"},
+        {"\nvocab = 10\n", "\n", "lacks \"vocab\""},
+        {"\ncompute = fp16\n", "\n", "lacks \"compute\""},
+        {"\ncompute = fp16\n", "\ncompute = fp64\n", "compute = fp64"},
+        {"\ncompute = fp16\n", "\ncompute = int4\n", "compute = int4"},
+    };
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+        const char *run = save_as(s, 7, 1, changed_meta(faults[i].line, faults[i].other));
+        mpt_checkpoint_export_params_t params = {.checkpoint = run, .out = scratch_path(s, "a.bin")};
+        for (int sampled = 0; sampled < 2; sampled++) {
+            scratch_forget(s);
+            mpt_status_t status =
+                sampled ? mpt_sample(run, &(mpt_sample_params_t){.tokens = 1, .emit = ignore_text}, hear, s)
+                        : try_export(s, params, NULL);
+            assert_int_equal(status, MPT_ERR_CHECKPOINT);
+            assert_int_equal(s->lines, 1);
+            assert_non_null(strstr(s->said, "step-00000123/meta: "));
+            if (strstr(s->said, faults[i].why) == NULL)
+                fail_msg("'%s' does not say '%s'", s->said, faults[i].why);
+        }
+        assert_false(scratch_exists(scratch_path(s, "a.bin")));
+    }
+}
+
 /* ---- hostile files ------------------------------------------------------------------------------------------------ */
 
 /* A model's file with one fault: metadata `key` becomes `text` (NULL: left out), tensor `tensor` gets `rows` more rows or, `rows` being 0, is
@@ -698,6 +755,7 @@ int main(void)
         TEST(a_folder_that_a_run_uses_takes_no_import),
         TEST(an_import_that_fails_leaves_the_folder_as_it_was),
         TEST(a_damaged_checkpoint_makes_no_file),
+        TEST(a_checkpoint_of_a_model_that_cannot_be_is_refused),
         TEST(files_that_are_not_a_whole_model_are_refused),
         TEST(a_step_that_metadata_lack_is_said),
         TEST(progress_that_metadata_lack_is_said),

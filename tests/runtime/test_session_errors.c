@@ -280,6 +280,16 @@ static void a_checkpoint_of_another_model_is_refused(void **state)
     fixture_free(expect_error(job, MPT_ERR_CHECKPOINT, "is of another model"));
 }
 
+static void a_checkpoint_of_a_model_that_cannot_be_is_damaged(void **state)
+{
+    (void)state;
+    make_checkpoints();
+    change_meta("saved/step-00000008/meta", "heads", "heads = 0");
+    fixture_run_t *run = expect_error(resume_job("auto"), MPT_OK, "saved/step-00000008/meta: a size is not positive");
+    assert_non_null(strstr(run->log, "trying the checkpoint before it"));
+    fixture_free(run);
+}
+
 static void a_damaged_checkpoint_is_passed_over_and_said_so(void **state)
 {
     (void)state;
@@ -543,6 +553,7 @@ int main(void)
         cmocka_unit_test(a_token_beyond_the_vocabulary_stops_all_ranks_together),
         cmocka_unit_test(a_bad_token_in_the_validation_file_stops_all_ranks_too),
         cmocka_unit_test(a_checkpoint_of_another_model_is_refused),
+        cmocka_unit_test(a_checkpoint_of_a_model_that_cannot_be_is_damaged),
         cmocka_unit_test(a_damaged_checkpoint_is_passed_over_and_said_so),
         cmocka_unit_test(where_every_checkpoint_is_damaged_the_run_does_not_start),
         cmocka_unit_test(progress_that_cannot_be_is_refused),
