@@ -162,6 +162,13 @@ static mpt_status_t save_if_due(train_t *train, int last)
     return status == MPT_OK && last ? settle_last(train) : status;
 }
 
+/* Bad data, which all know of, ends the run where it would have gone on: the state is whole, and saved as in a run that does. */
+static mpt_status_t bad_data(train_t *train, int last)
+{
+    mpt_status_t status = save_if_due(train, last);
+    return train->session->failed ? status : settle_before(train, MPT_ERR_DATA);
+}
+
 static mpt_status_t validate_if_due(train_t *train, int last)
 {
     mpt_session_t *s = train->session;
@@ -230,16 +237,22 @@ static mpt_status_t one_step(train_t *train, int *stop_p)
     report_step(train, &report);
     int ended = mpt_save_poll(s, &report.verdict, &saved);
     report_save(train, ended, saved);
+    int diverges = report.scale_change == MPT_SCALE_STUCK;
+    if (status == MPT_ERR_DATA && !diverges) /* the next step's */
+        return bad_data(train, report.verdict.stop);
     if (status != MPT_OK)
         return settle_before(train, status);
-    if (report.scale_change == MPT_SCALE_STUCK)
+    if (diverges)
         return diverged(train, &report);
     int last = s->progress.step == s->config.train.steps;
+    int save_last = last && s->config.checkpoint.every > 0;
     *stop_p = report.verdict.stop && !last;
     if (!*stop_p)
         status = validate_if_due(train, last);
+    if (status == MPT_ERR_DATA)
+        return bad_data(train, save_last);
     if (status == MPT_OK)
-        status = save_if_due(train, *stop_p || (last && s->config.checkpoint.every > 0));
+        status = save_if_due(train, *stop_p || save_last);
     if (status == MPT_OK && *stop_p) /* after the save: whoever asked to stop may not wait for long */
         status = validate_if_due(train, 0);
     return status == MPT_OK || s->failed ? status : settle_before(train, status);

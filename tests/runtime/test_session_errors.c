@@ -207,6 +207,40 @@ static void a_token_beyond_the_vocabulary_stops_all_ranks_together(void **state)
     fixture_free(run);
 }
 
+/* Ends in bad data, and step `step` is saved whole, as is said; a run with good data goes on from there. */
+static void expect_saved_before(fixture_job_t job, int64_t step)
+{
+    char path[FIXTURE_PATH];
+    fixture_remove("run");
+    fixture_run_t *run = expect_error(job, MPT_ERR_DATA, "bad.bin");
+    assert_int_equal(run->steps, step);
+    assert_int_equal(run->checkpoints, 1);
+    fixture_free(run);
+    mpt_checkpoint_path("run", step, path, sizeof path);
+    assert_int_equal(mpt_checkpoint_fsck(path, NULL, NULL), MPT_OK);
+    job.resume = "auto";
+    job.set[0] = "train.steps=6";
+    job.set[1] = NULL;
+    run = fixture_expect(job, MPT_OK);
+    assert_int_equal(run->steps, 6 - step);
+    fixture_free(run);
+}
+
+/* Every rank knows of it with a state that is whole: what is due to be saved is. */
+static void what_is_due_to_be_saved_where_data_turn_out_bad_is_saved(void **state)
+{
+    static const char *const saves[] = {"checkpoint.async=true", "checkpoint.async=false"};
+    uint16_t tokens[4000] = {0};
+    (void)state;
+    tokens[(3 * 8 + 2) * 32 + 17] = 999; /* of step 4 in file order */
+    assert_int_equal(mpt_data_write("bad.bin", tokens, 4000, NULL), MPT_OK);
+    for (int i = 0; i < 2; i++)
+        expect_saved_before((fixture_job_t){.ranks = 2,
+                                            .set = {"data.train=bad.bin", "data.order=sequential", saves[i],
+                                                    "train.global_batch=8", "checkpoint.every=3"}},
+                            3);
+}
+
 static void a_bad_token_in_the_validation_file_stops_all_ranks_too(void **state)
 {
     uint16_t tokens[4000] = {0};
@@ -216,6 +250,13 @@ static void a_bad_token_in_the_validation_file_stops_all_ranks_too(void **state)
     fixture_remove("run");
     fixture_free(expect_error((fixture_job_t){.ranks = 2, .set = {"data.val=bad.bin", "train.val_every=3"}},
                               MPT_ERR_DATA, "rank 1: "));
+    expect_saved_before((fixture_job_t){.ranks = 2,
+                                        .set = {"data.val=bad.bin", "train.val_every=3", "checkpoint.every=3"}},
+                        3);
+    expect_saved_before((fixture_job_t){.ranks = 2,
+                                        .set = {"data.val=bad.bin", "train.val_every=5", "train.steps=5",
+                                                "checkpoint.every=10"}}, /* the last step */
+                        5);
 }
 
 /* ---- checkpoints -------------------------------------------------------------------------------------------- */
@@ -552,6 +593,7 @@ int main(void)
         cmocka_unit_test(a_missing_validation_file_is_refused_where_it_would_be_read),
         cmocka_unit_test(a_token_beyond_the_vocabulary_stops_all_ranks_together),
         cmocka_unit_test(a_bad_token_in_the_validation_file_stops_all_ranks_too),
+        cmocka_unit_test(what_is_due_to_be_saved_where_data_turn_out_bad_is_saved),
         cmocka_unit_test(a_checkpoint_of_another_model_is_refused),
         cmocka_unit_test(a_checkpoint_of_a_model_that_cannot_be_is_damaged),
         cmocka_unit_test(a_damaged_checkpoint_is_passed_over_and_said_so),
