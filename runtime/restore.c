@@ -170,6 +170,21 @@ static int differs(const mpt_checkpoint_meta_t *meta, const char *key, int64_t o
     return found && saved != own;
 }
 
+/* Another file, or one that has grown: the data's position means other samples. */
+static void warn_data(const mpt_session_t *s, const mpt_checkpoint_meta_t *meta)
+{
+    int found = 1;
+    int64_t samples = mpt_data_samples(s->train), tokens = mpt_data_tokens(s->train);
+    int64_t saved_samples = get_integer(meta, "samples", &found), saved_tokens = get_integer(meta, "data_tokens", &found);
+    int cut_alike = !differs(meta, "sequence", s->config.data.sequence);
+    if (s->boot->rank != 0 || !found || (tokens == saved_tokens && (samples == saved_samples || !cut_alike)))
+        return;
+    mpt_log_warn(&s->log,
+                 "%s was saved with %" PRId64 " samples of %" PRId64 " tokens in data.train, which has %" PRId64 " of %" PRId64
+                 " now: the order of data is another one from here on",
+                 meta->path, saved_samples, saved_tokens, samples, tokens);
+}
+
 static void warn_sums(const mpt_session_t *s, const mpt_checkpoint_meta_t *meta)
 {
     const mpt_config_t *config = &s->config;
@@ -242,6 +257,8 @@ static mpt_status_t load_own(mpt_session_t *s, const char *path, int *other_mode
         status = load_state(s, &meta);
     if (status == MPT_OK)
         warn_changes(s, &meta);
+    if (status == MPT_OK)
+        warn_data(s, &meta);
     if (status == MPT_OK)
         warn_sums(s, &meta);
     return status;

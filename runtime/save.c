@@ -21,6 +21,8 @@ static mpt_save_meta_t describe(const mpt_session_t *s)
                             .sequence = config->data.sequence,
                             .micro_batch = config->train.micro_batch,
                             .lanes = config->train.reproducible == MPT_REPRODUCIBLE_WORLD ? config->train.lanes : 0,
+                            .samples = mpt_data_samples(s->train),
+                            .data_tokens = mpt_data_tokens(s->train),
                             .masters = config->precision.master_fp32,
                             .applied = p->applied,
                             .position = p->position,

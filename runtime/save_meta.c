@@ -41,6 +41,8 @@ static const row_t rows[] = {
     {"order", MPT_META_ORDER, WORD, AT(order)},
     {"micro_batch", MPT_META_ORDER, COUNT, AT(micro_batch)},
     {"lanes", MPT_META_ORDER, COUNT, AT(lanes)},
+    {"samples", MPT_META_ORDER, COUNT, AT(samples)},
+    {"data_tokens", MPT_META_ORDER, COUNT, AT(data_tokens)},
     {"applied", MPT_META_PROGRESS, COUNT, AT(applied)},
     {"position", MPT_META_PROGRESS, COUNT, AT(position)},
     {"tokens", MPT_META_PROGRESS, COUNT, AT(tokens)},

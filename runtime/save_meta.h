@@ -22,6 +22,7 @@ typedef struct mpt_save_meta {
     uint64_t seed;
     int64_t global_batch, sequence;
     int64_t micro_batch, lanes; /* which fix the order of sums; lanes 0: not under reproducible = world */
+    int64_t samples, data_tokens; /* of data.train */
     char order[16];
     /* where the run stands */
     int64_t applied, position, tokens, rounded;

@@ -279,7 +279,7 @@ static mpt_status_t open_kernels(mpt_session_t *s)
 
 /* ---- stage 4: data ------------------------------------------------------------------------------------------- */
 
-static mpt_status_t open_data(mpt_session_t *s)
+static mpt_status_t open_sources(mpt_session_t *s)
 {
     const mpt_config_t *config = &s->config;
     mpt_data_params_t params = {.pattern = config->data.train,
@@ -294,6 +294,47 @@ static mpt_status_t open_data(mpt_session_t *s)
     params.pattern = config->data.val;
     params.shuffled = 0;
     return mpt_data_open(&params, &s->val);
+}
+
+/* What a rank sees of one source. */
+typedef struct amount {
+    int64_t samples, tokens;
+} amount_t;
+
+static amount_t amount_of(const mpt_data_t *data)
+{
+    if (data == NULL)
+        return (amount_t){0};
+    return (amount_t){mpt_data_samples(data), mpt_data_tokens(data)};
+}
+
+static mpt_status_t agree_on_amount(mpt_session_t *s, const mpt_data_t *data, const char *key)
+{
+    amount_t own = amount_of(data), all[MPT_BOOT_MAX_RANKS];
+    mpt_status_t status = s->boot->ops->exchange(s->boot, &own, all, sizeof own);
+    for (int r = 1; r < s->boot->ranks && status == MPT_OK; r++) {
+        if (all[r].samples == all[0].samples && all[r].tokens == all[0].tokens)
+            continue;
+        mpt_log_error(s->boot->rank == 0 ? &s->log : NULL,
+                      "%s: rank %d has %lld samples of %lld tokens, rank 0 has %lld of %lld; give every host the same files",
+                      key, r, (long long)all[r].samples, (long long)all[r].tokens, (long long)all[0].samples,
+                      (long long)all[0].tokens);
+        return MPT_ERR_DATA;
+    }
+    return status;
+}
+
+/* A rank with another file under the same name would train on samples that are not its own. */
+static mpt_status_t agree_on_data(mpt_session_t *s)
+{
+    mpt_status_t status = agree_on_amount(s, s->train, "data.train");
+    return status == MPT_OK ? agree_on_amount(s, s->val, "data.val") : status;
+}
+
+static mpt_status_t open_data(mpt_session_t *s)
+{
+    mpt_status_t own = open_sources(s);
+    return mpt_boot_agree(s->boot, own) == MPT_OK ? agree_on_data(s) : own;
 }
 
 /* ---- stage 5: where the run stands ----------------------------------------------------------------------------- */

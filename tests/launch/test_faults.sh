@@ -87,6 +87,19 @@ all_end 3 30 -np 4 ./keep_code test.cfg --set data.train=high.bin --set data.ord
 says 'rank 2: .*high.bin.*999'
 [ "$(grep -c '"loss":' run/metrics.jsonl)" -eq 4 ] || fail "not 4 steps"
 
+echo "one rank of four has another file under the name of its data"
+rm -f there/train.bin
+"$mpt_ddp" data text.txt --val-fraction 0.3 --train there/train.bin --val other.bin >out 2>err || fail "mpt-ddp data"
+all_end 3 20 -np 2 -wdir here "$work/keep_code" test.cfg : -np 1 -wdir there "$work/keep_code" test.cfg : \
+    -np 1 -wdir here "$work/keep_code" test.cfg
+says 'rank 0: data.train: rank 2 has [0-9]+ samples of [0-9]+ tokens, rank 0 has [0-9]+ of [0-9]+; give every host the same'
+rm there/train.bin there/val.bin
+ln -s "$work/train.bin" there
+cp other.bin there/val.bin
+all_end 3 20 -np 2 -wdir here "$work/keep_code" test.cfg : -np 1 -wdir there "$work/keep_code" test.cfg : \
+    -np 1 -wdir here "$work/keep_code" test.cfg
+says 'rank 0: data.val: rank 2 has '
+
 echo "checkpoints: of another model, damaged, all damaged"
 rm -rf run
 run 0 2 test.cfg

@@ -331,6 +331,36 @@ static void a_checkpoint_of_a_model_that_cannot_be_is_damaged(void **state)
     fixture_free(run);
 }
 
+static int warns_of_data(fixture_job_t job, const char *words)
+{
+    fixture_run_t *run = fixture_expect(job, MPT_OK);
+    int warned = strstr(run->log, "samples of") != NULL;
+    assert_int_equal(strstr(run->log, words) != NULL, warned);
+    fixture_free(run);
+    return warned;
+}
+
+/* Older checkpoints do not say what they were trained on. */
+static void a_resume_with_other_data_is_said(void **state)
+{
+    (void)state;
+    fixture_tokens("longer.bin", 50000, 11);
+    fixture_job_t job = resume_job("saved/step-00000008");
+    const char *words = "in data.train, which has 1562 of 50000 now";
+    make_checkpoints();
+    assert_false(warns_of_data(job, words));
+    make_checkpoints();
+    job.set[2] = "data.train=longer.bin";
+    assert_true(warns_of_data(job, words));
+    make_checkpoints();
+    change_meta("saved/step-00000008/meta", "samples", NULL);
+    change_meta("saved/step-00000008/meta", "data_tokens", NULL);
+    assert_false(warns_of_data(job, words));
+    make_checkpoints();
+    job.set[2] = "data.sequence=16"; /* other samples of the same tokens: said of the sequence */
+    assert_false(warns_of_data(job, words));
+}
+
 static void a_damaged_checkpoint_is_passed_over_and_said_so(void **state)
 {
     (void)state;
@@ -596,6 +626,7 @@ int main(void)
         cmocka_unit_test(what_is_due_to_be_saved_where_data_turn_out_bad_is_saved),
         cmocka_unit_test(a_checkpoint_of_another_model_is_refused),
         cmocka_unit_test(a_checkpoint_of_a_model_that_cannot_be_is_damaged),
+        cmocka_unit_test(a_resume_with_other_data_is_said),
         cmocka_unit_test(a_damaged_checkpoint_is_passed_over_and_said_so),
         cmocka_unit_test(where_every_checkpoint_is_damaged_the_run_does_not_start),
         cmocka_unit_test(progress_that_cannot_be_is_refused),
