@@ -58,15 +58,6 @@ static mpt_status_t open_llmc(import_t *in)
 
 /* ---- safetensors ------------------------------------------------------------------------------------------------ */
 
-static int is_compute(const char *name)
-{
-    static const mpt_dtype_t types[] = {MPT_F32, MPT_BF16, MPT_F16};
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (strcmp(name, mpt_dtype_name(types[i])) == 0)
-            return 1;
-    return 0;
-}
-
 static mpt_status_t read_metadata(import_t *in)
 {
     for (int row = 0; row < mpt_save_meta_rows(); row++) {
@@ -80,8 +71,8 @@ static mpt_status_t read_metadata(import_t *in)
     }
     if (in->meta.arch[0] != '\0' && strcmp(in->meta.arch, "gpt2") != 0)
         return bad_file(in, "is of another kind of model:", in->meta.arch, "; \"gpt2\" is built");
-    if (in->meta.compute[0] != '\0' && !is_compute(in->meta.compute))
-        return bad_file(in, "was trained in an unknown type:", in->meta.compute, "; fp32, bf16 and fp16 are built");
+    if (in->meta.compute[0] != '\0' && mpt_restore_compute(in->meta.compute) == MPT_DTYPE_COUNT)
+        return bad_file(in, "was trained in an unknown type:", in->meta.compute, "; fp32, tf32, bf16 and fp16 are built");
     return MPT_OK;
 }
 

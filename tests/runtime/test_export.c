@@ -636,6 +636,7 @@ static void files_that_are_not_a_whole_model_are_refused(void **state)
         {.kinds = 7, .key = "arch", .text = "llama", .why = "llama"},
         {.kinds = 7, .key = "compute", .text = "fp16\nstep = 9", .why = "\"compute\""},
         {.kinds = 7, .key = "compute", .text = "int4", .why = "int4"},
+        {.kinds = 7, .key = "compute", .text = "fp64", .why = "fp64"},
         {.kinds = 7, .key = "scale", .text = "nan", .why = "\"scale\""},
         {.kinds = 7, .key = "scale", .text = "-1", .why = "\"scale\""},
         {.kinds = 7, .key = "tokens", .text = "-1", .why = "\"tokens\""},
@@ -659,6 +660,24 @@ static void files_that_are_not_a_whole_model_are_refused(void **state)
         if (strstr(s->said, faults[i].why) == NULL)
             fail_msg("'%s' does not say '%s'", s->said, faults[i].why);
         assert_false(scratch_exists(scratch_path(s, "back")));
+    }
+}
+
+static void every_type_that_runs_train_in_is_imported(void **state)
+{
+    scratch_t *s = *state;
+    static const char *const types[] = {"fp32", "tf32", "bf16", "fp16"};
+    for (int i = 0; i < 4; i++) {
+        mpt_checkpoint_import_result_t in;
+        mpt_checkpoint_meta_t meta;
+        char value[64], dir[16];
+        const char *path = write_faulty(s, &(fault_t){.kinds = 7, .key = "compute", .text = types[i]});
+        snprintf(dir, sizeof dir, "back-%s", types[i]);
+        if (try_import(s, path, scratch_path(s, dir), 0, &in) != MPT_OK)
+            fail_msg("%s", s->said);
+        assert_int_equal(mpt_checkpoint_read_meta(in.path, &s->log, &meta), MPT_OK);
+        assert_true(mpt_checkpoint_get(meta.text, "compute", value, sizeof value));
+        assert_string_equal(value, types[i]);
     }
 }
 
@@ -758,6 +777,7 @@ int main(void)
         TEST(a_damaged_checkpoint_makes_no_file),
         TEST(a_checkpoint_of_a_model_that_cannot_be_is_refused),
         TEST(files_that_are_not_a_whole_model_are_refused),
+        TEST(every_type_that_runs_train_in_is_imported),
         TEST(a_step_that_metadata_lack_is_said),
         TEST(progress_that_metadata_lack_is_said),
         TEST(files_of_no_known_format_are_refused),
