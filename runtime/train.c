@@ -142,12 +142,13 @@ static mpt_status_t settle_last(train_t *train)
     return MPT_ERR_IO;
 }
 
-/* Save if due; wait for it where the run ends here. */
+/* Save if due; wait for it where the run ends here, and where it is not written in the background: ranks whose disks are quicker
+ * wait in the vote, which has the patience for it, and not in the next step. */
 static mpt_status_t save_if_due(train_t *train, int last)
 {
     mpt_session_t *s = train->session;
     int64_t every = s->config.checkpoint.every, step = s->progress.step;
-    int outcome;
+    int outcome, waits = last || s->memory.snapshot == NULL;
     int64_t saved;
     if (!last && (every == 0 || step % every != 0))
         return MPT_OK;
@@ -155,11 +156,13 @@ static mpt_status_t save_if_due(train_t *train, int last)
     if (status != MPT_OK)
         return status;
     report_save(train, outcome, saved);
-    if (last) /* no step follows that would compare what is saved */
+    if (waits) /* no step compares what is saved before it counts */
         status = mpt_step_check_replicas(s);
     if (status == MPT_OK)
         status = mpt_save_begin(s);
-    return status == MPT_OK && last ? settle_last(train) : status;
+    if (status != MPT_OK || !waits)
+        return status;
+    return last ? settle_last(train) : settle(train);
 }
 
 /* Bad data, which all know of, ends the run where it would have gone on: the state is whole, and saved as in a run that does. */
