@@ -241,7 +241,8 @@ static void complete_meta(import_t *in)
     snprintf(meta->arch, sizeof meta->arch, "gpt2");
     snprintf(meta->shard, sizeof meta->shard, "ddp");
     mpt_save_meta_mark(meta, MPT_META_MODEL, 1);
-    meta->masters = 1;
+    if (!mpt_save_meta_known(meta, "masters")) /* else what the weights were in the run that they are of */
+        meta->masters = 1;
     mpt_save_meta_mark(meta, MPT_META_SAVED, 1);
     mpt_save_meta_mark(meta, MPT_META_PROGRESS, 1);
 }

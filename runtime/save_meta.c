@@ -123,6 +123,14 @@ int mpt_save_meta_count(const char *text, int64_t *count_p)
     return set_whole(count_p, COUNT, text);
 }
 
+int mpt_save_meta_known(const mpt_save_meta_t *meta, const char *key)
+{
+    for (int i = 0; i < ROWS; i++)
+        if (strcmp(rows[i].key, key) == 0)
+            return (int)(meta->known >> i & 1u);
+    return 0;
+}
+
 void mpt_save_meta_mark(mpt_save_meta_t *meta, mpt_save_part_t part, int known)
 {
     for (int i = 0; i < ROWS; i++) {

@@ -42,6 +42,8 @@ mpt_save_part_t mpt_save_meta_part(int row);
 int mpt_save_meta_set(mpt_save_meta_t *meta, int row, const char *text);
 /** A count as rows take it, for the step, which is no row: the checkpoint's own lines have it. 1; 0: no such count can be. */
 int mpt_save_meta_count(const char *text, int64_t *count_p);
+/** 1 where the row of `key` is known. */
+int mpt_save_meta_known(const mpt_save_meta_t *meta, const char *key);
 /** Mark every row of a part known (after filling it in), or not. */
 void mpt_save_meta_mark(mpt_save_meta_t *meta, mpt_save_part_t part, int known);
 /** The known rows as lines. Doubles in hexadecimal: they read back exactly. */
