@@ -383,6 +383,8 @@ static mpt_status_t check_folder(mpt_session_t *s)
 static mpt_status_t open_files(mpt_session_t *s)
 {
     const mpt_config_t *config = &s->config;
+    int finished = s->progress.step >= config->train.steps;
+    int64_t last_step = finished ? INT64_MAX : s->progress.step; /* what is later is set aside: nothing where there is nothing to do */
     mpt_status_t status = mpt_checkpoint_create(
         &(mpt_checkpoint_params_t){.dir = config->checkpoint.dir,
                                    .keep = config->checkpoint.keep,
@@ -396,9 +398,9 @@ static mpt_status_t open_files(mpt_session_t *s)
     if (status == MPT_OK && s->boot->rank == 0 && s->claimed)
         mpt_checkpoint_clean(config->checkpoint.dir);
     if (status == MPT_OK && s->boot->rank == 0 && s->resumed)
-        mpt_checkpoint_set_aside(config->checkpoint.dir, s->progress.step, &s->log);
+        mpt_checkpoint_set_aside(config->checkpoint.dir, last_step, &s->log);
     if (status == MPT_OK && s->boot->rank == 0)
-        status = mpt_metrics_open(config->log.dir, s->progress.step, &s->log, &s->metrics);
+        status = mpt_metrics_open(config->log.dir, last_step, &s->log, &s->metrics);
     return status;
 }
 

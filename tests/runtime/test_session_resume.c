@@ -148,6 +148,28 @@ static void a_finished_run_says_so_and_a_longer_one_goes_on(void **state)
     fixture_free(whole);
 }
 
+/* From a step of its middle, with a config that ends there. */
+static void a_finished_run_leaves_what_is_later_where_it_is(void **state)
+{
+    static const char *const set[] = {"train.steps=12", NULL}, *const shorter[] = {"train.steps=5", NULL};
+    (void)state;
+    fixture_free(whole_run(2, set, "checkpoint.async=true"));
+    char *before = fixture_read("whole/metrics.jsonl");
+    fixture_run_t *run =
+        fixture_expect(job(2, "whole", "whole/step-00000005", shorter, "checkpoint.async=true"), MPT_OK);
+    assert_int_equal(run->steps, 0);
+    assert_non_null(strstr(run->notice, "finished already at step 5"));
+    assert_null(strstr(run->log, "set aside"));
+    assert_true(fixture_exists("whole/step-00000010/meta"));
+    assert_true(fixture_exists("whole/step-00000012/meta"));
+    char *after = fixture_read("whole/metrics.jsonl");
+    assert_string_equal(before, after);
+    assert_false(fixture_exists("whole/metrics.jsonl.lost-1"));
+    free(before);
+    free(after);
+    fixture_free(run);
+}
+
 static void auto_without_a_checkpoint_starts_afresh_and_a_fresh_start_over_one_is_refused(void **state)
 {
     static const char *const set[] = {"train.steps=6", NULL};
@@ -193,6 +215,7 @@ int main(void)
         cmocka_unit_test(lines_after_the_checkpoint_are_set_aside),
         cmocka_unit_test(a_checkpoint_serves_any_number_of_ranks),
         cmocka_unit_test(a_finished_run_says_so_and_a_longer_one_goes_on),
+        cmocka_unit_test(a_finished_run_leaves_what_is_later_where_it_is),
         cmocka_unit_test(auto_without_a_checkpoint_starts_afresh_and_a_fresh_start_over_one_is_refused),
         cmocka_unit_test(only_the_newest_checkpoints_are_kept),
     };
