@@ -52,7 +52,10 @@ int mpt_save_poll(mpt_session_t *s, const mpt_verdict_t *verdict, int64_t *step_
 {
     if (mpt_checkpoint_step(s->saver) < 0 || !verdict->saves_ended)
         return 0;
-    return end_save(s, !verdict->save_failed, step_p);
+    if (mpt_checkpoint_ending(s->saver))
+        return end_save(s, !verdict->save_failed, step_p);
+    mpt_checkpoint_end(s->saver, !verdict->save_failed); /* in the background: steps do not wait for rank 0's disk */
+    return 0;
 }
 
 /* Disks differ: a rank whose write is done waits this much longer for the others than in a step. */
@@ -78,22 +81,34 @@ static mpt_status_t vote_by_comm(mpt_session_t *s, uint8_t own, uint8_t *worst_p
     return MPT_OK;
 }
 
-mpt_status_t mpt_save_settle(mpt_session_t *s, int *outcome_p, int64_t *step_p)
+/* Whether every rank's part of what is under way, the write or the end, is good. */
+static mpt_status_t vote_on_save(mpt_session_t *s, int *good_p)
 {
     uint8_t worst;
+    mpt_checkpoint_wait(s->saver);
+    mpt_status_t status = vote_by_comm(s, mpt_checkpoint_progress(s->saver) != MPT_SAVE_SYNCED, &worst);
+    if (status == MPT_OK)
+        *good_p = worst == 0;
+    return status;
+}
+
+mpt_status_t mpt_save_settle(mpt_session_t *s, int *outcome_p, int64_t *step_p)
+{
+    int good = 0;
     *outcome_p = 0;
     *step_p = mpt_checkpoint_step(s->saver);
     if (*step_p < 0)
         return MPT_OK;
-    mpt_checkpoint_wait(s->saver);
-    uint8_t failed = mpt_checkpoint_progress(s->saver) != MPT_SAVE_SYNCED;
-    mpt_status_t status = vote_by_comm(s, failed, &worst);
-    if (status != MPT_OK)
-        return status;
-    failed = end_save(s, worst == 0, step_p) < 0;
-    status = vote_by_comm(s, failed, &worst); /* rank 0's rename may have failed */
+    mpt_status_t status = MPT_OK;
+    if (!mpt_checkpoint_ending(s->saver)) {
+        status = vote_on_save(s, &good);
+        if (status == MPT_OK)
+            mpt_checkpoint_end(s->saver, good);
+    }
     if (status == MPT_OK)
-        *outcome_p = worst == 0 ? 1 : -1;
+        status = vote_on_save(s, &good); /* rank 0's rename may have failed */
+    if (status == MPT_OK)
+        *outcome_p = end_save(s, good, step_p);
     return status;
 }
 

@@ -126,7 +126,8 @@ mpt_status_t mpt_save_check_folder(mpt_session_t *session);
 /** Begin a save of the state as it is. A save in flight is settled first. A run that has not claimed checkpoint.dir does so now. Collective.
  *  @return MPT_OK; MPT_ERR_IO: it cannot be claimed (logged; nothing was begun); MPT_ERR_COMM; MPT_ERR_DEVICE. */
 mpt_status_t mpt_save_begin(mpt_session_t *session);
-/** See in a step's verdict whether every rank is done with the save in flight; ends it then. Returns 1: committed, -1: failed, 0: nothing ended. *step_p: of the save. */
+/** See in a step's verdict how far every rank is with the save in flight: once all have written, rank 0 begins to commit; once it has, the save
+ *  ends. Returns 1: committed, -1: failed, 0: nothing ended. *step_p: of the save. */
 int mpt_save_poll(mpt_session_t *session, const mpt_verdict_t *verdict, int64_t *step_p);
 /** Wait for the save in flight and end it by a vote. Collective. As mpt_save_poll in *outcome_p. */
 mpt_status_t mpt_save_settle(mpt_session_t *session, int *outcome_p, int64_t *step_p);

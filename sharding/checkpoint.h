@@ -79,7 +79,13 @@ typedef struct mpt_checkpoint_params {
 /** Bytes of the copy that an asynchronous save writes from: one FP32 part of every kind that is saved. The same on all ranks. Pure. */
 size_t mpt_checkpoint_snapshot_bytes(const mpt_state_params_t *params);
 
-/* A rank's progress with the save that began last, as it rides the record. */
+/* A rank's progress with the save that began last, as it rides the record:
+ *
+ *           begin             written           end, rank 0 alone     committed         finish
+ *   IDLE  -------->  WRITING -------->  SYNCED -----------> WRITING --------->  SYNCED ------->  IDLE
+ *                       '------------>  FAILED  (likewise: dropped) --------->  FAILED ------->
+ *
+ * Every rank ends once all have written, and finishes once all have ended. */
 typedef enum mpt_save_progress {
     MPT_SAVE_IDLE = 0,
     MPT_SAVE_WRITING = 1,
@@ -101,8 +107,16 @@ mpt_save_progress_t mpt_checkpoint_progress(mpt_checkpoint_t *saver);
 /** Wait until this rank's progress is not WRITING. */
 void mpt_checkpoint_wait(mpt_checkpoint_t *saver);
 /**
- * End the save once every rank's progress is known: commit (all synced) or remove it (any failed). Every rank calls it with the same
- * `commit`; rank 0 does the work, the others only forget. On rank 0 returns MPT_ERR_IO where the commit itself failed (logged, removed).
+ * Begin to end the save once every rank's progress is known: commit (all synced) or remove it (any failed). Every rank calls it with the same
+ * `commit`; rank 0 does the work, where saves are asynchronous in the background. Progress is then SYNCED where it is committed, on the other
+ * ranks where it is to be; else FAILED.
+ */
+void mpt_checkpoint_end(mpt_checkpoint_t *saver, int commit);
+/** 1 from mpt_checkpoint_end on until the save is finished. */
+int mpt_checkpoint_ending(const mpt_checkpoint_t *saver);
+/**
+ * Wait for the end of the save and forget it; where it is not ending yet, mpt_checkpoint_end with `commit` comes first.
+ * On rank 0 returns MPT_ERR_IO where the commit itself failed (logged, removed).
  */
 mpt_status_t mpt_checkpoint_finish(mpt_checkpoint_t *saver, int commit);
 /** Step of the save in flight, or -1. */

@@ -23,6 +23,8 @@ struct mpt_checkpoint {
     checkpoint_folder_t folder;
     char meta[MPT_CHECKPOINT_META_MAX];
     int64_t step; /* of the save in flight, or -1 */
+    int ending;   /* of it: mpt_checkpoint_end has been called, with `commit` */
+    int commit;
     atomic_int progress;
     pthread_t thread;
     int thread_running;
@@ -320,15 +322,48 @@ int64_t mpt_checkpoint_step(const mpt_checkpoint_t *saver)
     return saver->step;
 }
 
-mpt_status_t mpt_checkpoint_finish(mpt_checkpoint_t *saver, int commit)
+static void end_save(mpt_checkpoint_t *saver)
 {
-    mpt_status_t status = MPT_OK;
-    mpt_checkpoint_wait(saver);
-    if (saver->params.rank == 0 && commit)
-        status = checkpoint_folder_commit(&saver->folder, saver->step, saver->meta);
+    int whole = saver->commit;
+    if (saver->params.rank == 0 && saver->commit)
+        whole = checkpoint_folder_commit(&saver->folder, saver->step, saver->meta) == MPT_OK;
     else if (saver->params.rank == 0)
         checkpoint_folder_drop(&saver->folder, saver->step);
+    atomic_store(&saver->progress, whole ? MPT_SAVE_SYNCED : MPT_SAVE_FAILED);
+}
+
+static void *end_thread(void *arg)
+{
+    end_save(arg);
+    return NULL;
+}
+
+void mpt_checkpoint_end(mpt_checkpoint_t *saver, int commit)
+{
+    mpt_checkpoint_wait(saver);
+    saver->ending = 1;
+    saver->commit = commit;
+    if (saver->params.rank == 0 && saver->params.snapshot != NULL) {
+        atomic_store(&saver->progress, MPT_SAVE_WRITING);
+        saver->thread_running = pthread_create(&saver->thread, NULL, end_thread, saver) == 0;
+    }
+    if (!saver->thread_running)
+        end_save(saver);
+}
+
+int mpt_checkpoint_ending(const mpt_checkpoint_t *saver)
+{
+    return saver->ending;
+}
+
+mpt_status_t mpt_checkpoint_finish(mpt_checkpoint_t *saver, int commit)
+{
+    if (!saver->ending)
+        mpt_checkpoint_end(saver, commit);
+    mpt_checkpoint_wait(saver);
+    int failed = saver->commit && mpt_checkpoint_progress(saver) == MPT_SAVE_FAILED;
     saver->step = -1;
+    saver->ending = 0;
     atomic_store(&saver->progress, MPT_SAVE_IDLE);
-    return status;
+    return failed ? MPT_ERR_IO : MPT_OK;
 }

@@ -22,6 +22,33 @@ static void an_asynchronous_save_is_of_the_state_at_its_beginning(void **state)
     assert_holds(s, scratch_path(s, "step-00000008"), 2, 1);
 }
 
+/* Rank 0's progress says how its commit went, that of the others what is to become of the save. */
+static void a_save_ends_in_the_background(void **state)
+{
+    scratch_t *s = *state;
+    fleet_t f;
+    for (int asynchronous = 0; asynchronous < 2; asynchronous++)
+        for (int commit = 0; commit < 2; commit++) {
+            int64_t step = 10 + 2 * asynchronous + commit;
+            char path[64];
+            open_fleet(&f, s->folder, 3, 9, asynchronous, &s->log);
+            fill(&f, &f.setup, 0, ~0u, 0);
+            assert_int_equal(begin_all(&f, step), 0);
+            for (int r = 2; r >= 0; r--) {
+                assert_false(mpt_checkpoint_ending(f.savers[r]));
+                mpt_checkpoint_end(f.savers[r], commit);
+                assert_true(mpt_checkpoint_ending(f.savers[r]));
+                mpt_checkpoint_wait(f.savers[r]);
+                assert_int_equal(mpt_checkpoint_progress(f.savers[r]), commit ? MPT_SAVE_SYNCED : MPT_SAVE_FAILED);
+            }
+            snprintf(path, sizeof path, "step-%08d", (int)step);
+            assert_int_equal(scratch_exists(scratch_path(s, path)), commit);
+            assert_int_equal(finish_all(&f, commit), MPT_OK);
+            assert_false(mpt_checkpoint_ending(f.savers[0]));
+            close_fleet(&f);
+        }
+}
+
 /* ---- what is written ----------------------------------------------------------------------------- */
 
 static void every_rank_writes_its_part_of_every_kind(void **state)
@@ -437,6 +464,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(an_asynchronous_save_is_of_the_state_at_its_beginning),
+        TEST(a_save_ends_in_the_background),
         TEST(every_rank_writes_its_part_of_every_kind),
         TEST(files_do_not_depend_on_how_the_state_is_copied),
         cmocka_unit_test(the_snapshot_is_one_part_of_every_kind),
