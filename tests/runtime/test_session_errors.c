@@ -233,7 +233,7 @@ static void what_is_due_to_be_saved_where_data_turn_out_bad_is_saved(void **stat
     uint16_t tokens[4000] = {0};
     (void)state;
     tokens[(3 * 8 + 2) * 32 + 17] = 999; /* of step 4 in file order */
-    assert_int_equal(mpt_data_write("bad.bin", tokens, 4000, NULL), MPT_OK);
+    assert_int_equal(mpt_data_write(&(mpt_data_part_t){"bad.bin", tokens, 4000}, 1, 1, NULL), MPT_OK);
     for (int i = 0; i < 2; i++)
         expect_saved_before((fixture_job_t){.ranks = 2,
                                             .set = {"data.train=bad.bin", "data.order=sequential", saves[i],
