@@ -59,6 +59,15 @@ static void time_rival(void *ctx, int threads)
     times->count++;
 }
 
+/* The session has taken the peak when it opened; on a machine that others use the better of two counts. */
+static void raise_peak(mpt_bench_result_t *result)
+{
+    const char *isa;
+    double peak = mpt_measure_peak(result->compute, result->threads, &isa);
+    if (peak > result->peak_flops)
+        result->peak_flops = peak;
+}
+
 /* type NULL: the config's own. The result goes to the slot of the type that the session says it ran. */
 static mpt_status_t measure_type(const mpt_bench_run_t *run, const char *type, mpt_bench_aside_t aside,
                                  mpt_bench_report_t *report)
@@ -77,6 +86,7 @@ static mpt_status_t measure_type(const mpt_bench_run_t *run, const char *type, m
     sched_setaffinity(0, sizeof(run->cores), &run->cores);
     if (status != MPT_OK)
         return status;
+    raise_peak(&result);
     for (int i = 0; i < MPT_BENCH_TYPES; i++)
         if (strcmp(mpt_bench_type_name(i), result.compute) == 0)
             report->types[i] = result;
