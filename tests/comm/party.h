@@ -209,4 +209,16 @@ static inline party_table_t *party_run(const party_t *party)
     return table;
 }
 
+/* Run a party in which every rank's body must return 0. */
+static inline void assert_party(const party_t *party)
+{
+    party_table_t *table = party_run(party);
+    for (int r = 0; r < party->ranks; r++) {
+        if (table->result[r] != 0)
+            print_error("rank %d of %d: %d\n%s", r, party->ranks, table->result[r], table->said[r]);
+        assert_int_equal(table->result[r], 0);
+    }
+    munmap(table, sizeof *table);
+}
+
 #endif

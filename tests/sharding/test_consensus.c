@@ -72,18 +72,6 @@ static int verdicts_are_those_of_all_records(party_rank_t *rank, mpt_consensus_t
     return result;
 }
 
-static void assert_party(const party_t *party)
-{
-    party_table_t *table = party_run(party);
-    for (int r = 0; r < party->ranks; r++) {
-        if (table->result[r] != 0)
-            print_error("%d ranks, rank %d: line %d\n%s", party->ranks, r, table->result[r],
-                        table->said[r]);
-        assert_int_equal(table->result[r], 0);
-    }
-    munmap(table, sizeof *table);
-}
-
 static double now(void)
 {
     struct timespec t;
