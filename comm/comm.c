@@ -215,9 +215,10 @@ static mpt_status_t split(mpt_comm_t *comm, wish_t wish, mpt_comm_t **child_p)
         *child_p = child;
         return MPT_OK;
     }
-    if (made)
+    if (made) {
+        child->failed = status == MPT_ERR_COMM; /* as its parent: nothing collective any more */
         mpt_comm_destroy(child);
-    else
+    } else
         child_free(child);
     return status;
 }

@@ -537,8 +537,10 @@ static int poll_for(mpt_comm_t *comm, double seconds)
 static int follow_parent(party_rank_t *rank, int leaves)
 {
     mpt_comm_t *child = NULL;
-    char byte = 0;
+    mpt_boot_t *boot = rank->comm->boot;
+    char byte = 0, all[3];
     int wrong = mpt_comm_split(rank->comm, 0, 0, &child) != MPT_OK;
+    wrong += boot->ops->exchange(boot, &byte, all, 1) != MPT_OK; /* who is still in the split would fail in it */
     if (rank->rank == 0) {
         mpt_comm_abort(rank->comm, "parent only");
         wrong += !leaves && poll_for(child, 10) != MPT_ERR_COMM;

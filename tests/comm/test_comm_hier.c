@@ -149,6 +149,7 @@ static int wait_in_children(program_t *program, mpt_comm_t *comm)
     int wrong = 0;
     for (int kind = 0; kind < 3; kind++)
         wrong += mpt_comm_split(comm, colors[kind], 0, &children[kind]) != MPT_OK;
+    MPI_Barrier(MPI_COMM_WORLD); /* who is still in a split would fail in it */
     if (comm->rank == comm->ranks - 1)
         mpt_comm_abort(comm, "parent gone");
     for (int kind = 0; kind < 3; kind++) {
@@ -177,6 +178,7 @@ static int follow_parent(program_t *program, mpt_comm_t *comm)
     mpt_comm_t *child = NULL;
     char byte = 0;
     int wrong = mpt_comm_split(comm, comm->rank % program->boot->local_ranks, 0, &child) != MPT_OK;
+    MPI_Barrier(MPI_COMM_WORLD); /* who is still in the split would fail in it */
     if (comm->rank == comm->ranks - 1)
         mpt_comm_abort(comm, "parent gone");
     if (child->rank == 0)
