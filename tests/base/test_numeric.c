@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "numeric_level.h"
 #include "numeric_oracle.h"
+#include "soft_numeric.h"
 
 /* ---- single values ------------------------------------------------------------------- */
 
@@ -211,7 +211,7 @@ static void every_level_narrows_alike(void **state)
         for (int i = 0; i < HARD_COUNT; i++)
             expected[i] = narrow_scalar(formats[k], values[i]);
         const mpt_numeric_level_t *level;
-        for (int l = 0; (level = mpt_numeric_level(l)); l++) {
+        for (int l = 0; (level = numeric_level(l)); l++) {
             memset(got, 0x77, HARD_COUNT * 2);
             level->convert(got, formats[k]->dtype, values, MPT_F32, HARD_COUNT);
             compare_all(got, expected, HARD_COUNT * 2, level->name);
@@ -234,7 +234,7 @@ static void every_level_widens_alike(void **state)
             expected[bits] = widen_scalar(formats[k], (uint16_t)bits);
         }
         const mpt_numeric_level_t *level;
-        for (int l = 0; (level = mpt_numeric_level(l)); l++) {
+        for (int l = 0; (level = numeric_level(l)); l++) {
             level->convert(got, MPT_F32, all, formats[k]->dtype, 65536);
             compare_all(got, expected, 65536 * 4, level->name);
         }
@@ -280,7 +280,7 @@ static void every_pair_of_types_converts(void **state)
     (void)state;
     static const int64_t counts[] = {0, 1, 2, 7, 15, 16, 17, 511, 512, 513, 1024, 1581};
     const mpt_numeric_level_t *level;
-    for (int l = 0; (level = mpt_numeric_level(l)); l++)
+    for (int l = 0; (level = numeric_level(l)); l++)
         for (int to = 0; to < MPT_DTYPE_COUNT; to++)
             for (int from = 0; from < MPT_DTYPE_COUNT; from++)
                 for (size_t c = 0; c < sizeof counts / sizeof counts[0]; c++)
@@ -291,7 +291,7 @@ static void types_of_one_size_convert_in_place(void **state)
 {
     (void)state;
     const mpt_numeric_level_t *level;
-    for (int l = 0; (level = mpt_numeric_level(l)); l++) {
+    for (int l = 0; (level = numeric_level(l)); l++) {
         uint16_t apart[1000], here[1000];
         uint64_t seed = 5;
         for (int i = 0; i < 1000; i++)
@@ -449,7 +449,7 @@ static void check_ranks(int ranks, int64_t count)
         assert_true(ranks <= 3 || sums.left_to_right_differs > 0);
         assert_true(ranks <= 2 || wires[w] == MPT_F32 || sums.running_narrow_differs > 0);
         const mpt_numeric_level_t *level;
-        for (int l = 0; (level = mpt_numeric_level(l)); l++) {
+        for (int l = 0; (level = numeric_level(l)); l++) {
             check_sums(level, &sums, wires[w]);
             check_sums(level, &sums, MPT_F32);
         }
@@ -511,7 +511,7 @@ static void sums_that_are_not_finite_have_fixed_bits(void **state)
     float c[4] = {1.0f, 1.0f, 1.0f, 1.0f};
     const void *sources[] = {a, b, c};
     const mpt_numeric_level_t *level;
-    for (int l = 0; (level = mpt_numeric_level(l)); l++) {
+    for (int l = 0; (level = numeric_level(l)); l++) {
         for (int ranks = 2; ranks <= 3; ranks++) {
             float out[4];
             level->tree_sum(out, MPT_F32, sources, ranks, MPT_F32, 4);
@@ -550,7 +550,8 @@ static void check_any_bits(const mpt_numeric_level_t *level, const void *const *
         float sum = tree_oracle(leaves, ranks);
         uint32_t bits = isnan(sum) ? 0x7fc00000u : mpt_f32_bits(sum), got = 0;
         sum = mpt_f32_from_bits(bits);
-        memcpy(&got, out + (size_t)i * mpt_dtype_bytes(out_dtype), mpt_dtype_bytes(out_dtype));
+        size_t width = out_dtype == MPT_F32 ? 4 : 2;
+        memcpy(&got, out + (size_t)i * width, width);
         uint32_t expected = out_dtype == MPT_F32    ? bits
                             : out_dtype == MPT_BF16 ? mpt_f32_to_bf16(sum)
                                                     : mpt_f32_to_f16(sum);
@@ -576,7 +577,7 @@ static void every_level_sums_any_bits_alike(void **state)
                 sources[r] = (char *)arrays[r] + mpt_dtype_bytes(types[t][0]) * (size_t)(r % 2);
                 fill_any_bits((void *)(uintptr_t)sources[r], types[t][0], 300, &seed);
             }
-            for (int l = 0; (level = mpt_numeric_level(l)); l++)
+            for (int l = 0; (level = numeric_level(l)); l++)
                 for (int64_t count = 283; count <= 300; count++)
                     check_any_bits(level, sources, ranks, types[t][0], types[t][1], count);
         }
@@ -628,11 +629,12 @@ static void the_portable_level_is_always_there(void **state)
 {
     (void)state;
     int count = 0;
-    while (mpt_numeric_level(count))
+    while (numeric_level(count))
         count++;
     assert_true(count >= 1);
-    assert_string_equal(mpt_numeric_level(count - 1)->name, "portable");
-    print_message("levels tested: %d, fastest %s\n", count, mpt_numeric_level(0)->name);
+    assert_string_equal(numeric_level(count - 1)->name, "portable");
+    print_message("levels tested: %d, fastest %s%s\n", count, numeric_level(0)->name,
+                  soft_numeric_is_used() ? " in software" : "");
 }
 
 int main(void)

@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "numeric_level.h"
+#include "soft_numeric.h"
 #include "past_caches.h"
 
 #define COUNT 700 /* elements of a source, and of an out */
@@ -88,7 +88,7 @@ static void every_level_sums_whole_lines_to_every_out(void **state)
     const mpt_numeric_level_t *level;
     for (size_t t = 0; t < TYPES; t++) {
         fill_sources(types[t][0]);
-        for (int l = 0; (level = mpt_numeric_level(l)); l++)
+        for (int l = 0; (level = numeric_level(l)); l++)
             for (int ranks = 2; ranks <= MOST_RANKS; ranks++)
                 for (int outs_count = 1; outs_count <= MOST_OUTS; outs_count++)
                     check_lines(level, types[t], ranks, outs_count);

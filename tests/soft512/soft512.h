@@ -69,6 +69,7 @@ typedef union soft512 {
 
 SOFT_TERNARY(soft_fmadd_ps, __m512, f, f8, _mm256_fmadd_ps)
 SOFT_TERNARY(soft_fmadd_pd, __m512d, d, d4, _mm256_fmadd_pd)
+SOFT_BINARY(soft_add_ps, __m512, f, f8, _mm256_add_ps)
 SOFT_BINARY(soft_sub_ps, __m512, f, f8, _mm256_sub_ps)
 SOFT_BINARY(soft_max_ps, __m512, f, f8, _mm256_max_ps)
 SOFT_BINARY(soft_min_ps, __m512, f, f8, _mm256_min_ps)
@@ -77,6 +78,7 @@ SOFT_BINARY(soft_add_epi32, __m512i, i, i8, _mm256_add_epi32)
 SOFT_BINARY(soft_max_epi32, __m512i, i, i8, _mm256_max_epi32)
 SOFT_BINARY(soft_mullo_epi32, __m512i, i, i8, _mm256_mullo_epi32)
 SOFT_BINARY(soft_mul_epu32, __m512i, i, i8, _mm256_mul_epu32)
+SOFT_BINARY(soft_and_si512, __m512i, i, i8, _mm256_and_si256)
 SOFT_BINARY(soft_or_si512, __m512i, i, i8, _mm256_or_si256)
 SOFT_BINARY(soft_unpacklo_epi16, __m512i, i, i8, _mm256_unpacklo_epi16)
 SOFT_BINARY(soft_unpackhi_epi16, __m512i, i, i8, _mm256_unpackhi_epi16)
@@ -84,6 +86,11 @@ SOFT_BINARY(soft_unpackhi_epi16, __m512i, i, i8, _mm256_unpackhi_epi16)
 SOFT __m512i soft_slli_epi32(__m512i a, unsigned count)
 {
     return (__m512i)((soft_u32_t)a << count);
+}
+
+SOFT __m512i soft_srli_epi32(__m512i a, unsigned count)
+{
+    return (__m512i)((soft_u32_t)a >> count);
 }
 
 /* a 2^floor(b) of one lane, rounded once: no step before the conversion can round in FP64. */
@@ -191,12 +198,17 @@ SOFT __m512 soft_maskz_mov_ps(__mmask16 mask, __m512 a)
         .f;
 }
 
+SOFT __m512 soft_mask_mov_ps(__m512 otherwise, __mmask16 mask, __m512 a)
+{
+    const soft512_t x = {.f = a}, old = {.f = otherwise};
+    return ((soft512_t){.i8 = {_mm256_blendv_epi8(old.i8[0], x.i8[0], soft_lanes_epi32(mask)),
+                               _mm256_blendv_epi8(old.i8[1], x.i8[1], soft_lanes_epi32(mask >> 8))}})
+        .f;
+}
+
 SOFT __m512i soft_mask_add_epi32(__m512i otherwise, __mmask16 mask, __m512i a, __m512i b)
 {
-    const soft512_t sum = {.i = soft_add_epi32(a, b)}, old = {.i = otherwise};
-    return ((soft512_t){.i8 = {_mm256_blendv_epi8(old.i8[0], sum.i8[0], soft_lanes_epi32(mask)),
-                               _mm256_blendv_epi8(old.i8[1], sum.i8[1], soft_lanes_epi32(mask >> 8))}})
-        .i;
+    return (__m512i)soft_mask_mov_ps((__m512)otherwise, mask, (__m512)soft_add_epi32(a, b));
 }
 
 SOFT unsigned soft_bits_epi32(__m256i lanes)
@@ -215,10 +227,11 @@ SOFT __mmask16 soft_test_epi32_mask(__m512i a, __m512i b)
 SOFT __mmask16 soft_cmp_ps_mask(__m512 a, __m512 b, int predicate)
 {
     const soft512_t x = {.f = a}, y = {.f = b};
-    if (predicate != _CMP_ORD_Q)
+    if (predicate != _CMP_ORD_Q && predicate != _CMP_UNORD_Q)
         __builtin_trap();
-    return (__mmask16)(_mm256_movemask_ps(_mm256_cmp_ps(x.f8[0], y.f8[0], _CMP_ORD_Q)) |
-                       _mm256_movemask_ps(_mm256_cmp_ps(x.f8[1], y.f8[1], _CMP_ORD_Q)) << 8);
+    const int ordered = _mm256_movemask_ps(_mm256_cmp_ps(x.f8[0], y.f8[0], _CMP_ORD_Q)) |
+                        _mm256_movemask_ps(_mm256_cmp_ps(x.f8[1], y.f8[1], _CMP_ORD_Q)) << 8;
+    return (__mmask16)(predicate == _CMP_ORD_Q ? ordered : ~ordered);
 }
 
 SOFT_CALL __m512i soft_maskz_permutexvar_epi16(__mmask32 mask, __m512i index, __m512i a)
@@ -260,6 +273,16 @@ SOFT __m512i soft_loadu_si512(const void *from)
 SOFT void soft_storeu_si512(void *to, __m512i a)
 {
     memcpy(to, &a, sizeof a);
+}
+
+SOFT __m512 soft_loadu_ps(const void *from)
+{
+    return (__m512)soft_loadu_si512(from);
+}
+
+SOFT void soft_storeu_ps(void *to, __m512 a)
+{
+    soft_storeu_si512(to, (__m512i)a);
 }
 
 SOFT void soft_check_aligned(const void *address)

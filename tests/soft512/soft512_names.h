@@ -6,6 +6,7 @@
 
 #undef _mm512_fmadd_ps
 #undef _mm512_fmadd_pd
+#undef _mm512_add_ps
 #undef _mm512_sub_ps
 #undef _mm512_max_ps
 #undef _mm512_min_ps
@@ -14,10 +15,12 @@
 #undef _mm512_max_epi32
 #undef _mm512_mullo_epi32
 #undef _mm512_mul_epu32
+#undef _mm512_and_si512
 #undef _mm512_or_si512
 #undef _mm512_unpacklo_epi16
 #undef _mm512_unpackhi_epi16
 #undef _mm512_slli_epi32
+#undef _mm512_srli_epi32
 #undef _mm512_scalef_ps
 #undef _mm512_rcp14_ps
 #undef _mm512_set1_epi32
@@ -28,12 +31,15 @@
 #undef _mm512_castsi256_si512
 #undef _mm512_permutexvar_epi16
 #undef _mm512_maskz_mov_ps
+#undef _mm512_mask_mov_ps
 #undef _mm512_mask_add_epi32
 #undef _mm512_test_epi32_mask
 #undef _mm512_cmp_ps_mask
 #undef _mm512_maskz_permutexvar_epi16
 #undef _mm512_loadu_si512
 #undef _mm512_storeu_si512
+#undef _mm512_loadu_ps
+#undef _mm512_storeu_ps
 #undef _mm512_load_si512
 #undef _mm512_store_si512
 #undef _mm512_maskz_loadu_ps
@@ -49,6 +55,8 @@
 #undef _mm512_fixupimm_ps
 #undef _mm512_dpbf16_ps
 #undef _mm512_castps512_ps256
+#undef _mm512_castsi512_ps
+#undef _mm512_castps_si512
 #undef _mm512_castsi512_si256
 #undef _mm512_set_epi16
 #undef _mm512_stream_ps
@@ -69,6 +77,7 @@
 
 #define _mm512_fmadd_ps soft_fmadd_ps
 #define _mm512_fmadd_pd soft_fmadd_pd
+#define _mm512_add_ps soft_add_ps
 #define _mm512_sub_ps soft_sub_ps
 #define _mm512_max_ps soft_max_ps
 #define _mm512_min_ps soft_min_ps
@@ -77,10 +86,12 @@
 #define _mm512_max_epi32 soft_max_epi32
 #define _mm512_mullo_epi32 soft_mullo_epi32
 #define _mm512_mul_epu32 soft_mul_epu32
+#define _mm512_and_si512 soft_and_si512
 #define _mm512_or_si512 soft_or_si512
 #define _mm512_unpacklo_epi16 soft_unpacklo_epi16
 #define _mm512_unpackhi_epi16 soft_unpackhi_epi16
 #define _mm512_slli_epi32 soft_slli_epi32
+#define _mm512_srli_epi32 soft_srli_epi32
 #define _mm512_scalef_ps soft_scalef_ps
 #define _mm512_rcp14_ps soft_rcp14_ps
 #define _mm512_set1_epi32 soft_set1_epi32
@@ -91,12 +102,15 @@
 #define _mm512_castsi256_si512 soft_castsi256_si512
 #define _mm512_permutexvar_epi16 soft_permutexvar_epi16
 #define _mm512_maskz_mov_ps soft_maskz_mov_ps
+#define _mm512_mask_mov_ps soft_mask_mov_ps
 #define _mm512_mask_add_epi32 soft_mask_add_epi32
 #define _mm512_test_epi32_mask soft_test_epi32_mask
 #define _mm512_cmp_ps_mask soft_cmp_ps_mask
 #define _mm512_maskz_permutexvar_epi16 soft_maskz_permutexvar_epi16
 #define _mm512_loadu_si512 soft_loadu_si512
 #define _mm512_storeu_si512 soft_storeu_si512
+#define _mm512_loadu_ps soft_loadu_ps
+#define _mm512_storeu_ps soft_storeu_ps
 #define _mm512_load_si512 soft_load_si512
 #define _mm512_store_si512 soft_store_si512
 #define _mm512_maskz_loadu_ps soft_maskz_loadu_ps
@@ -111,6 +125,8 @@
 #define _mm512_cvtpbh_ps soft_cvtpbh_ps
 #define _mm512_fixupimm_ps soft_fixupimm_ps
 #define _mm512_dpbf16_ps soft_dpbf16_ps
+#define _mm512_castps_si512(a) ((__m512i)(a))
+#define _mm512_castsi512_ps(a) ((__m512)(a))
 #define _mm512_castps512_ps256(a) soft_extractf32x8_ps(a, 0)
 #define _mm512_castsi512_si256(a) soft_extracti64x4_epi64(a, 0)
 #define _mm512_set_epi16(...) soft_reverse_epi16((soft_i16_t){__VA_ARGS__})

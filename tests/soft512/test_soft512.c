@@ -271,16 +271,20 @@ static void masks_have_a_bit_for_each_lane(void **state)
         const soft512_t a = any_register(&seed), b = any_register(&seed);
         const __mmask16 mask = (__mmask16)tile_random(&seed);
         const __mmask16 tested = _mm512_test_epi32_mask(a.i, b.i), ordered = _mm512_cmp_ps_mask(a.f, b.f, _CMP_ORD_Q);
+        const __mmask16 unordered = _mm512_cmp_ps_mask(a.f, b.f, _CMP_UNORD_Q);
         const __m256i mixed = _mm256_blendv_epi8(a.i8[0], b.i8[0], a.i8[1]);
         const soft512_t same = {.i8 = {mixed}};
         const __mmask16 equal = _mm256_cmpeq_epi16_mask(a.i8[0], mixed);
         const soft512_t kept = {.f = _mm512_maskz_mov_ps(mask, a.f)};
+        const soft512_t either = {.f = _mm512_mask_mov_ps(b.f, mask, a.f)};
         const soft512_t words = {.i8 = {_mm256_maskz_mov_epi16(mask, a.i8[0])}};
         const soft512_t added = {.i = _mm512_mask_add_epi32(a.i, mask, a.i, b.i)};
         assert_int_equal(_mm256_cmpneq_epi16_mask(a.i8[0], mixed), (__mmask16)~equal);
         for (int i = 0; i < 16; i++) {
             assert_int_equal(tested >> i & 1, (a.u32[i] & b.u32[i]) != 0);
             assert_int_equal(ordered >> i & 1, !isnan(a.f32[i]) && !isnan(b.f32[i]));
+            assert_int_equal(unordered >> i & 1, isnan(a.f32[i]) || isnan(b.f32[i]));
+            assert_int_equal(either.u32[i], mask >> i & 1 ? a.u32[i] : b.u32[i]);
             assert_int_equal(equal >> i & 1, a.u16[i] == same.u16[i]);
             assert_int_equal(kept.u32[i], mask >> i & 1 ? a.u32[i] : 0);
             assert_int_equal(words.u16[i], mask >> i & 1 ? a.u16[i] : 0);
@@ -310,6 +314,7 @@ static void integers_wrap_and_shift(void **state)
     const soft512_t a = any_register(&seed), b = any_register(&seed);
     const soft512_t sum = {.i = _mm512_add_epi32(a.i, b.i)}, product = {.i = _mm512_mullo_epi32(a.i, b.i)};
     const soft512_t most = {.i = _mm512_max_epi32(a.i, b.i)}, shifted = {.i = _mm512_slli_epi32(a.i, 16)};
+    const soft512_t lowered = {.i = _mm512_srli_epi32(a.i, 9)}, shared = {.i = _mm512_and_si512(a.i, b.i)};
     const soft512_t both = {.i = _mm512_or_si512(a.i, b.i)}, wide = {.i = _mm512_mul_epu32(a.i, b.i)};
     const soft512_t one = {.i = _mm512_set1_epi64(0x0123456789abcdef)}, two = {.i = _mm512_set1_epi32(-5)};
     for (int i = 0; i < 16; i++) {
@@ -318,6 +323,8 @@ static void integers_wrap_and_shift(void **state)
         assert_int_equal(product.u32[i], a.u32[i] * b.u32[i]);
         assert_int_equal(most.u32[i], (int32_t)a.u32[i] > (int32_t)b.u32[i] ? a.u32[i] : b.u32[i]);
         assert_int_equal(shifted.u32[i], a.u32[i] << 16);
+        assert_int_equal(lowered.u32[i], a.u32[i] >> 9);
+        assert_int_equal(shared.u32[i], a.u32[i] & b.u32[i]);
         assert_int_equal(both.u32[i], a.u32[i] | b.u32[i]);
         assert_int_equal(wide.u32[i], (uint32_t)(full >> (i & 1) * 32));
         assert_int_equal(one.u32[i], i & 1 ? 0x01234567 : 0x89abcdef);
