@@ -6,8 +6,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "philox.h"
+
+#define HASH_PIECES 64
+#define HASH_PIECE 1024 /* tokens */
 
 typedef struct data_source {
     mpt_data_file_t file;
@@ -20,6 +24,7 @@ struct mpt_data {
     int source_count;
     int64_t samples;
     int64_t tokens;
+    uint64_t hash;
 };
 
 /* For qsort over the names that glob found. */
@@ -86,6 +91,31 @@ static mpt_status_t add_matches(mpt_data_t *data, const char *pattern)
     return status;
 }
 
+/* Tokens [first, first + count) of all files, end to end. */
+static void gather_tokens(const mpt_data_t *data, int64_t first, int64_t count, uint32_t *out)
+{
+    int64_t done = 0;
+    for (int s = 0; s < data->source_count && done < count; s++) {
+        const mpt_data_file_t *file = &data->sources[s].file;
+        for (int64_t i = first + done; i < file->count && done < count; i++)
+            out[done++] = mpt_data_file_token(file, i);
+        first -= file->count;
+    }
+}
+
+static uint64_t hash_tokens(const mpt_data_t *data)
+{
+    uint32_t piece[HASH_PIECE];
+    const int64_t count = data->tokens < HASH_PIECE ? data->tokens : HASH_PIECE, last = data->tokens - count;
+    uint64_t hash = (uint64_t)data->tokens;
+    for (int64_t k = 0; k < HASH_PIECES; k++) {
+        int64_t first = last / (HASH_PIECES - 1) * k + last % (HASH_PIECES - 1) * k / (HASH_PIECES - 1);
+        gather_tokens(data, first, count, piece);
+        hash = XXH3_64bits_withSeed(piece, (size_t)count * sizeof *piece, hash);
+    }
+    return hash;
+}
+
 /* A file of exactly that name comes before what the name would match as a glob. */
 static int is_glob(const char *pattern)
 {
@@ -107,6 +137,7 @@ mpt_status_t mpt_data_open(const mpt_data_params_t *params, mpt_data_t **data_p)
         mpt_data_close(data);
         return status;
     }
+    data->hash = hash_tokens(data);
     data->params.pattern = NULL; /* borrowed for this call only */
     *data_p = data;
     return MPT_OK;
@@ -130,6 +161,11 @@ int64_t mpt_data_samples(const mpt_data_t *data)
 int64_t mpt_data_tokens(const mpt_data_t *data)
 {
     return data->tokens;
+}
+
+uint64_t mpt_data_hash(const mpt_data_t *data)
+{
+    return data->hash;
 }
 
 /* Where the sample at a position of the endless order lies: its file and the index of its first

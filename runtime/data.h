@@ -43,6 +43,12 @@ int64_t mpt_data_samples(const mpt_data_t *data);
 /** Tokens in all files. */
 int64_t mpt_data_tokens(const mpt_data_t *data);
 /**
+ * A hash of the tokens (XXH3, 64 bits), however they are cut into files and as wide as they are stored: of how many there are, and of
+ * 64 pieces of up to 1024, the first from the start, the last to the end, the others evenly between. Another text has another hash; what
+ * differs only between the pieces does not show. Taken when the files were opened, which so reads 64 places of them.
+ */
+uint64_t mpt_data_hash(const mpt_data_t *data);
+/**
  * Copy `count` samples from position `first` of the endless order on: inputs and targets, [count,T] each.
  * Every token is checked. @return MPT_OK; MPT_ERR_DATA: a token at or beyond vocab (logged: file, offset, token), outputs undefined.
  */

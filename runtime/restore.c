@@ -170,19 +170,23 @@ static int differs(const mpt_checkpoint_meta_t *meta, const char *key, int64_t o
     return found && saved != own;
 }
 
-/* Another file, or one that has grown: the data's position means other samples. */
+/* Another file, or one that has grown: the data's position means other samples. Older checkpoints do not say what they were trained on. */
 static void warn_data(const mpt_session_t *s, const mpt_checkpoint_meta_t *meta)
 {
-    int found = 1;
+    mpt_save_meta_t saved;
     int64_t samples = mpt_data_samples(s->train), tokens = mpt_data_tokens(s->train);
-    int64_t saved_samples = get_integer(meta, "samples", &found), saved_tokens = get_integer(meta, "data_tokens", &found);
-    int cut_alike = !differs(meta, "sequence", s->config.data.sequence);
-    if (s->boot->rank != 0 || !found || (tokens == saved_tokens && (samples == saved_samples || !cut_alike)))
+    mpt_save_meta_read(meta->text, &saved);
+    if (s->boot->rank != 0 || !mpt_save_meta_known(&saved, "samples") || !mpt_save_meta_known(&saved, "data_tokens"))
         return;
-    mpt_log_warn(&s->log,
-                 "%s was saved with %" PRId64 " samples of %" PRId64 " tokens in data.train, which has %" PRId64 " of %" PRId64
-                 " now: the order of data is another one from here on",
-                 meta->path, saved_samples, saved_tokens, samples, tokens);
+    int cut_alike = !differs(meta, "sequence", s->config.data.sequence);
+    if (tokens != saved.data_tokens || (samples != saved.samples && cut_alike))
+        mpt_log_warn(&s->log,
+                     "%s was saved with %" PRId64 " samples of %" PRId64 " tokens in data.train, which has %" PRId64 " of %" PRId64
+                     " now: the order of data is another one from here on",
+                     meta->path, saved.samples, saved.data_tokens, samples, tokens);
+    else if (mpt_save_meta_known(&saved, "data_hash") && saved.data_hash != mpt_data_hash(s->train))
+        mpt_log_warn(&s->log, "%s was saved with other tokens in data.train, though as many: from here on the data are other ones",
+                     meta->path);
 }
 
 static void warn_sums(const mpt_session_t *s, const mpt_checkpoint_meta_t *meta)

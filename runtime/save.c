@@ -23,6 +23,7 @@ static mpt_save_meta_t describe(const mpt_session_t *s)
                             .lanes = config->train.reproducible == MPT_REPRODUCIBLE_WORLD ? config->train.lanes : 0,
                             .samples = mpt_data_samples(s->train),
                             .data_tokens = mpt_data_tokens(s->train),
+                            .data_hash = mpt_data_hash(s->train),
                             .masters = config->precision.master_fp32,
                             .applied = p->applied,
                             .position = p->position,

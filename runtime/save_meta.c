@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum kind { COUNT, FLAG, SEED, SCALE, WORD } kind_t;
+typedef enum kind { COUNT, FLAG, WHOLE, SCALE, WORD } kind_t; /* WHOLE: any 64 bits */
 
 typedef struct row {
     const char *key;
@@ -35,7 +35,7 @@ static const row_t rows[] = {
     {"compute", MPT_META_MODEL, WORD, AT(compute)},
     {"shard", MPT_META_SAVED, WORD, AT(shard)},
     {"masters", MPT_META_SAVED, FLAG, AT(masters)},
-    {"seed", MPT_META_ORDER, SEED, AT(seed)},
+    {"seed", MPT_META_ORDER, WHOLE, AT(seed)},
     {"global_batch", MPT_META_ORDER, COUNT, AT(global_batch)},
     {"sequence", MPT_META_ORDER, COUNT, AT(sequence)},
     {"order", MPT_META_ORDER, WORD, AT(order)},
@@ -43,6 +43,7 @@ static const row_t rows[] = {
     {"lanes", MPT_META_ORDER, COUNT, AT(lanes)},
     {"samples", MPT_META_ORDER, COUNT, AT(samples)},
     {"data_tokens", MPT_META_ORDER, COUNT, AT(data_tokens)},
+    {"data_hash", MPT_META_ORDER, WHOLE, AT(data_hash)},
     {"applied", MPT_META_PROGRESS, COUNT, AT(applied)},
     {"position", MPT_META_PROGRESS, COUNT, AT(position)},
     {"tokens", MPT_META_PROGRESS, COUNT, AT(tokens)},
@@ -76,7 +77,7 @@ static int set_whole(void *field, kind_t kind, const char *text)
 {
     char *end;
     errno = 0;
-    uint64_t value = strtoull(text, &end, 10), most = kind == SEED ? UINT64_MAX : kind == FLAG ? 1 : MOST;
+    uint64_t value = strtoull(text, &end, 10), most = kind == WHOLE ? UINT64_MAX : kind == FLAG ? 1 : MOST;
     if (!isdigit((unsigned char)text[0]) || errno != 0 || *end != '\0' || value > most)
         return 0;
     memcpy(field, &value, sizeof value);
@@ -149,7 +150,7 @@ static int print_row(const row_t *row, const mpt_save_meta_t *meta, char *out, s
         return snprintf(out, bytes, "%s = %s\n", row->key, (const char *)field);
     case SCALE:
         return snprintf(out, bytes, "%s = %a\n", row->key, *(const double *)field);
-    case SEED:
+    case WHOLE:
         return snprintf(out, bytes, "%s = %" PRIu64 "\n", row->key, *(const uint64_t *)field);
     default:
         return snprintf(out, bytes, "%s = %" PRId64 "\n", row->key, *(const int64_t *)field);

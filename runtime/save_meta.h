@@ -23,6 +23,7 @@ typedef struct mpt_save_meta {
     int64_t global_batch, sequence;
     int64_t micro_batch, lanes; /* which fix the order of sums; lanes 0: not under reproducible = world */
     int64_t samples, data_tokens; /* of data.train */
+    uint64_t data_hash;           /* mpt_data_hash of it */
     char order[16];
     /* where the run stands */
     int64_t applied, position, tokens, rounded;

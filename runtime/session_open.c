@@ -297,38 +297,46 @@ static mpt_status_t open_sources(mpt_session_t *s)
 }
 
 /* What a rank sees of one source. */
-typedef struct amount {
+typedef struct view {
     int64_t samples, tokens;
-} amount_t;
+    uint64_t hash;
+} view_t;
 
-static amount_t amount_of(const mpt_data_t *data)
+static view_t view_of(const mpt_data_t *data)
 {
     if (data == NULL)
-        return (amount_t){0};
-    return (amount_t){mpt_data_samples(data), mpt_data_tokens(data)};
+        return (view_t){0};
+    return (view_t){mpt_data_samples(data), mpt_data_tokens(data), mpt_data_hash(data)};
 }
 
-static mpt_status_t agree_on_amount(mpt_session_t *s, const mpt_data_t *data, const char *key)
+static mpt_status_t refuse_views(const mpt_log_t *log, const char *key, int rank, const view_t *its, const view_t *first)
 {
-    amount_t own = amount_of(data), all[MPT_BOOT_MAX_RANKS];
-    mpt_status_t status = s->boot->ops->exchange(s->boot, &own, all, sizeof own);
-    for (int r = 1; r < s->boot->ranks && status == MPT_OK; r++) {
-        if (all[r].samples == all[0].samples && all[r].tokens == all[0].tokens)
-            continue;
-        mpt_log_error(s->boot->rank == 0 ? &s->log : NULL,
+    if (its->samples != first->samples || its->tokens != first->tokens)
+        mpt_log_error(log,
                       "%s: rank %d has %lld samples of %lld tokens, rank 0 has %lld of %lld; give every host the same files",
-                      key, r, (long long)all[r].samples, (long long)all[r].tokens, (long long)all[0].samples,
-                      (long long)all[0].tokens);
-        return MPT_ERR_DATA;
-    }
+                      key, rank, (long long)its->samples, (long long)its->tokens, (long long)first->samples,
+                      (long long)first->tokens);
+    else
+        mpt_log_error(log, "%s: rank %d has as many tokens as rank 0, but others; give every host the same files", key,
+                      rank);
+    return MPT_ERR_DATA;
+}
+
+static mpt_status_t agree_on_source(mpt_session_t *s, const mpt_data_t *data, const char *key)
+{
+    view_t own = view_of(data), all[MPT_BOOT_MAX_RANKS];
+    mpt_status_t status = s->boot->ops->exchange(s->boot, &own, all, sizeof own);
+    for (int r = 1; r < s->boot->ranks && status == MPT_OK; r++)
+        if (memcmp(&all[r], &all[0], sizeof own) != 0)
+            status = refuse_views(s->boot->rank == 0 ? &s->log : NULL, key, r, &all[r], &all[0]);
     return status;
 }
 
 /* A rank with another file under the same name would train on samples that are not its own. */
 static mpt_status_t agree_on_data(mpt_session_t *s)
 {
-    mpt_status_t status = agree_on_amount(s, s->train, "data.train");
-    return status == MPT_OK ? agree_on_amount(s, s->val, "data.val") : status;
+    mpt_status_t status = agree_on_source(s, s->train, "data.train");
+    return status == MPT_OK ? agree_on_source(s, s->val, "data.val") : status;
 }
 
 static mpt_status_t open_data(mpt_session_t *s)

@@ -139,6 +139,47 @@ static void samples_share_one_token_with_the_next(void **state)
     mpt_data_close(NULL);
 }
 
+static uint64_t hash_of(fixture_t *f, const char *name)
+{
+    mpt_data_t *data = open_good(f, name, 4);
+    uint64_t hash = mpt_data_hash(data);
+    mpt_data_close(data);
+    return hash;
+}
+
+/* Raw files of both widths, cut into files or not; one token less; one token changed where a piece begins, inside one, at the end. */
+static void the_hash_is_of_the_tokens_however_they_are_stored(void **state)
+{
+    enum { COUNT = 200000 };
+    static const int at[] = {0, 1023, (int)((COUNT - 1024) * 31LL / 63), COUNT - 1};
+    fixture_t *f = *state;
+    uint16_t *narrow = malloc(COUNT * sizeof *narrow);
+    uint32_t *wide = malloc(COUNT * sizeof *wide);
+    assert_true(narrow && wide);
+    for (uint32_t i = 0; i < COUNT; i++)
+        wide[i] = narrow[i] = (uint16_t)(i * 40503u >> 3);
+    write_bytes(f, "whole.raw", narrow, COUNT * 2);
+    write_bytes(f, "wide.u32", wide, COUNT * 4);
+    write_bytes(f, "cut-1.raw", narrow, 777 * 2);
+    write_bytes(f, "cut-2.raw", narrow + 777, (COUNT - 777) * 2);
+    write_bytes(f, "less.raw", narrow, (COUNT - 1) * 2);
+    const uint64_t hash = hash_of(f, "whole.raw");
+    assert_int_equal(hash, hash_of(f, "wide.u32"));
+    assert_int_equal(hash, hash_of(f, "cut-*.raw"));
+    assert_int_not_equal(hash, hash_of(f, "less.raw"));
+    for (size_t k = 0; k < sizeof at / sizeof *at; k++) {
+        narrow[at[k]] ^= 1;
+        write_bytes(f, "other.raw", narrow, COUNT * 2);
+        assert_int_not_equal(hash, hash_of(f, "other.raw"));
+        narrow[at[k]] ^= 1;
+    }
+    write_counting(f, "tiny.bin", 1, 5);
+    write_counting(f, "other.bin", 2, 5);
+    assert_int_not_equal(hash_of(f, "tiny.bin"), hash_of(f, "other.bin"));
+    free(narrow);
+    free(wide);
+}
+
 static void exactly_one_sample_is_enough(void **state)
 {
     fixture_t *f = *state;
@@ -593,6 +634,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(samples_share_one_token_with_the_next),
+        TEST(the_hash_is_of_the_tokens_however_they_are_stored),
         TEST(exactly_one_sample_is_enough),
         TEST(sequential_order_repeats_every_epoch),
         TEST(shuffled_epochs_hold_every_sample_once_in_an_order_of_their_own),

@@ -72,7 +72,7 @@ static const char meta_text[] =
     "arch = gpt2\nlayers = 2\nheads = 2\ndim = 8\ncontext = 6\nvocab = 10\nparameters = 1888\n"
     "compute = fp16\nshard = zero3\nmasters = 0\nseed = 18446744073709551615\nglobal_batch = 48\nsequence = 5\n"
     "order = sequential\nmicro_batch = 3\nlanes = 8\nsamples = 7000\n"
-    "data_tokens = 35001\napplied = 119\nposition = 5904\ntokens = 29520\nrounded = 122\n"
+    "data_tokens = 35001\ndata_hash = 18446744073709551614\napplied = 119\nposition = 5904\ntokens = 29520\nrounded = 122\n"
     "scale = 0x1p+13\nscale_dynamic = 1\nscale_clean = 17\nscale_hits = 1\nconsecutive_skips = "
     "0\n";
 

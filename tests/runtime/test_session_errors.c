@@ -334,7 +334,7 @@ static void a_checkpoint_of_a_model_that_cannot_be_is_damaged(void **state)
 static int warns_of_data(fixture_job_t job, const char *words)
 {
     fixture_run_t *run = fixture_expect(job, MPT_OK);
-    int warned = strstr(run->log, "samples of") != NULL;
+    int warned = strstr(run->log, "in data.train") != NULL;
     assert_int_equal(strstr(run->log, words) != NULL, warned);
     fixture_free(run);
     return warned;
@@ -355,6 +355,13 @@ static void a_resume_with_other_data_is_said(void **state)
     make_checkpoints();
     change_meta("saved/step-00000008/meta", "samples", NULL);
     change_meta("saved/step-00000008/meta", "data_tokens", NULL);
+    assert_false(warns_of_data(job, words));
+    fixture_tokens("other.bin", 40000, 12);
+    job.set[2] = "data.train=other.bin";
+    make_checkpoints();
+    assert_true(warns_of_data(job, "saved/step-00000008 was saved with other tokens in data.train, though as many"));
+    make_checkpoints();
+    change_meta("saved/step-00000008/meta", "data_hash", NULL);
     assert_false(warns_of_data(job, words));
     make_checkpoints();
     job.set[2] = "data.sequence=16"; /* other samples of the same tokens: said of the sequence */
