@@ -1,16 +1,16 @@
 #include "metrics.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "file.h"
+#include "metrics_file.h"
 
 struct mpt_metrics {
     int fd;
@@ -35,77 +35,18 @@ const char *mpt_metrics_number(double value, char *out, size_t bytes)
     return out;
 }
 
-/* A line's step; lines that do not parse belong to no step and stay. */
-static int64_t line_step(const char *line)
-{
-    const char *at = strstr(line, "\"step\":");
-    return at == NULL ? 0 : strtoll(at + 7, NULL, 10);
-}
-
-static FILE *open_lost(const char *path)
-{
-    char lost[1300];
-    for (int n = 1; n < 10000; n++) {
-        snprintf(lost, sizeof lost, "%s.lost-%d", path, n);
-        if (access(lost, F_OK) != 0)
-            return fopen(lost, "w");
-    }
-    return NULL;
-}
-
-/* Copy lines up to last_step to `kept`, later ones to a lost file; returns 0, or -1 with errno. */
-static int split_lines(const char *path, FILE *old, FILE *kept, int64_t last_step)
-{
-    FILE *lost = NULL;
-    char *line = NULL;
-    size_t capacity = 0;
-    int failed = 0;
-    while (!failed && getline(&line, &capacity, old) > 0) {
-        FILE *to = kept;
-        if (line_step(line) > last_step || strchr(line, '\n') == NULL) {
-            lost = lost != NULL ? lost : open_lost(path);
-            to = lost;
-        }
-        failed = to == NULL || fputs(line, to) == EOF;
-    }
-    free(line);
-    if (lost != NULL && fclose(lost) != 0)
-        failed = 1;
-    return failed ? -1 : 0;
-}
-
-/* Keep what a resumed run shares with the lost one; set the rest aside. */
-static int set_aside(const char *path, int64_t last_step)
-{
-    char kept_path[1300];
-    FILE *old = fopen(path, "r");
-    if (old == NULL)
-        return errno == ENOENT ? 0 : -1;
-    snprintf(kept_path, sizeof kept_path, "%s.kept", path);
-    FILE *kept = fopen(kept_path, "w");
-    int failed = kept == NULL || split_lines(path, old, kept, last_step) != 0;
-    if (kept != NULL && (fflush(kept) != 0 || fsync(fileno(kept)) != 0))
-        failed = 1;
-    if (kept != NULL && fclose(kept) != 0)
-        failed = 1;
-    fclose(old);
-    return failed ? -1 : rename(kept_path, path);
-}
-
 mpt_status_t mpt_metrics_open(const char *dir, int64_t last_step, const mpt_log_t *log, mpt_metrics_t **metrics_p)
 {
     mpt_metrics_t *metrics = calloc(1, sizeof *metrics);
     if (metrics == NULL)
         return mpt_log_no_memory(log, sizeof *metrics, "metrics");
-    metrics->fd = -1;
     metrics->log = log;
     snprintf(metrics->path, sizeof metrics->path, "%s/metrics.jsonl", dir);
-    if (mpt_file_make_dirs(dir) == 0 && set_aside(metrics->path, last_step) == 0)
-        metrics->fd = open(metrics->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    if (metrics->fd < 0) {
-        mpt_log_error(log, "cannot write %s: %s; choose another log.dir", metrics->path, strerror(errno));
+    mpt_status_t status = mpt_file_make_dirs(dir) == 0 ? mpt_metrics_file_open(metrics->path, last_step, log, &metrics->fd)
+                                                       : mpt_metrics_file_fail(metrics->path, log);
+    if (status != MPT_OK) {
         free(metrics);
-        return MPT_ERR_IO;
+        return status;
     }
     metrics->bytes = lseek(metrics->fd, 0, SEEK_END);
     *metrics_p = metrics;
@@ -117,6 +58,7 @@ void mpt_metrics_close(mpt_metrics_t *metrics)
     if (metrics == NULL)
         return;
     fsync(metrics->fd);
+    flock(metrics->fd, LOCK_UN); /* also where a child process still has the descriptor */
     close(metrics->fd);
     free(metrics);
 }

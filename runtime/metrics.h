@@ -11,8 +11,9 @@
 typedef struct mpt_metrics mpt_metrics_t;
 
 /**
- * Open `dir`/metrics.jsonl for the steps after `last_step` (0: a fresh run); makes the folder. Lines of later steps, left by a
- * run that was lost, are moved to metrics.jsonl.lost-N. @return MPT_OK; MPT_ERR_IO (logged); MPT_ERR_NO_MEMORY.
+ * Open `dir`/metrics.jsonl for the steps after `last_step` (0: a fresh run), for this run alone until it is closed; makes the folder. Lines of
+ * later steps, left by a run that was lost, are moved to metrics.jsonl.lost-N. @return MPT_OK; MPT_ERR_CONFIG: another run writes it;
+ * MPT_ERR_IO; MPT_ERR_NO_MEMORY. Logged.
  */
 mpt_status_t mpt_metrics_open(const char *dir, int64_t last_step, const mpt_log_t *log, mpt_metrics_t **metrics_p);
 /** Sync and close; NULL is allowed. */

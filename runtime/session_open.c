@@ -403,12 +403,12 @@ static mpt_status_t open_files(mpt_session_t *s)
                                    .pool = s->pool,
                                    .snapshot = s->memory.snapshot},
         &s->saver);
+    if (status == MPT_OK && s->boot->rank == 0)
+        status = mpt_metrics_open(config->log.dir, last_step, &s->log, &s->metrics);
     if (status == MPT_OK && s->boot->rank == 0 && s->claimed)
         mpt_checkpoint_clean(config->checkpoint.dir);
     if (status == MPT_OK && s->boot->rank == 0 && s->resumed)
         mpt_checkpoint_set_aside(config->checkpoint.dir, last_step, &s->log);
-    if (status == MPT_OK && s->boot->rank == 0)
-        status = mpt_metrics_open(config->log.dir, last_step, &s->log, &s->metrics);
     return status;
 }
 

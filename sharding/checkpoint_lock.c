@@ -4,14 +4,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "checkpoint.h"
 #include "file.h"
 
 #define LOCK_NAME "mpt-ddp.lock"
-#define TRIES 40 /* 50 ms apart: a run that was killed may still be on its way out */
 
 /* Who has the lock, "key = value" lines as meta has them, filled up with line breaks: always as long, so that it is written without
  * cutting the file first. */
@@ -25,17 +23,6 @@ static int lock_path(const char *dir, char *out, size_t bytes)
         return 0;
     errno = ENAMETOOLONG;
     return -1;
-}
-
-static int take(int fd)
-{
-    const struct timespec pause = {.tv_nsec = 50000000};
-    for (int tries = 1; flock(fd, LOCK_EX | LOCK_NB) != 0; tries++) {
-        if (errno != EWOULDBLOCK || tries == TRIES)
-            return -1;
-        nanosleep(&pause, NULL);
-    }
-    return 0;
 }
 
 static owner_t describe(uint64_t run)
@@ -78,18 +65,13 @@ static mpt_status_t fail(const char *dir, const mpt_log_t *log)
     return MPT_ERR_IO;
 }
 
-static int has_no_locks(int error)
-{
-    return error == ENOLCK || error == ENOSYS || error == EOPNOTSUPP;
-}
-
 static mpt_status_t take_and_sign(int fd, const char *dir, uint64_t run, const mpt_log_t *log)
 {
     owner_t owner = describe(run);
-    int taken = take(fd) == 0;
+    int taken = mpt_file_lock(fd) == 0;
     if (!taken && errno == EWOULDBLOCK)
         return refuse(fd, dir, log);
-    if (!taken && !has_no_locks(errno))
+    if (!taken && !mpt_file_has_no_locks(errno))
         return fail(dir, log);
     if (!taken)
         mpt_log_warn(log,

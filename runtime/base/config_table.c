@@ -188,7 +188,7 @@ static const mpt_config_row_t rows[] = {
      .help = "write in the background, from a copy, while training goes on"},
 
     {"log", "dir", MPT_CONFIG_TEXT, AT(log.dir), "run", .flags = MPT_CONFIG_REQUIRED,
-     .help = "folder of `metrics.jsonl`; created"},
+     .help = "folder of `metrics.jsonl`, one run's at a time; created"},
     {"log", "every", MPT_CONFIG_INT, AT(log.every), "1", 0, MANY,
      .help = "steps between lines on standard output; 0: none"},
 };

@@ -5,10 +5,13 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define WRITE_CHUNK ((size_t)64 << 20)
+#define LOCK_TRIES 40 /* 50 ms apart */
 
 int mpt_file_write_all(int fd, const void *bytes, size_t count)
 {
@@ -41,6 +44,22 @@ int mpt_file_read_at(int fd, void *bytes, size_t count, uint64_t offset)
         count -= (size_t)n;
     }
     return 0;
+}
+
+int mpt_file_lock(int fd)
+{
+    const struct timespec pause = {.tv_nsec = 50000000};
+    for (int tries = 1; flock(fd, LOCK_EX | LOCK_NB) != 0; tries++) {
+        if (errno != EWOULDBLOCK || tries == LOCK_TRIES)
+            return -1;
+        nanosleep(&pause, NULL);
+    }
+    return 0;
+}
+
+int mpt_file_has_no_locks(int error)
+{
+    return error == ENOLCK || error == ENOSYS || error == EOPNOTSUPP;
 }
 
 int mpt_file_sync_dir(const char *path)

@@ -11,6 +11,11 @@
 int mpt_file_write_all(int fd, const void *bytes, size_t count);
 /** Read exactly `count` bytes at `offset`; a short file is -1 with errno EIO. */
 int mpt_file_read_at(int fd, void *bytes, size_t count, uint64_t offset);
+/** Lock what `fd` has open (flock, exclusive) until it is closed, or unlocked. Tries for two seconds: a run that was killed may still be on
+ *  its way out. errno EWOULDBLOCK: another has it. */
+int mpt_file_lock(int fd);
+/** 1 where that is what a file system without locks answers. */
+int mpt_file_has_no_locks(int error);
 /** Make the folder's entries durable. */
 int mpt_file_sync_dir(const char *path);
 /** Create a folder and its parents; existing ones are fine. */

@@ -69,6 +69,12 @@ code=0
 [ "$code" -eq 2 ] || fail "two runs in one folder: exit code $code: $(cat err.2)"
 has err.2 "single is in use by another run \(process $pid on "
 [ ! -e second ] || fail "a run that was refused made its log.dir"
+echo "  and out of its metrics"
+code=0
+"$mpt_ddp" test.cfg $long --set checkpoint.dir=second --set log.dir=single >out.2 2>err.2 </dev/null || code=$?
+[ "$code" -eq 2 ] || fail "two runs with one log.dir: exit code $code: $(cat err.2)"
+has err.2 "single/metrics.jsonl is being written by another run"
+[ ! -e single/metrics.jsonl.lost-1 ] || fail "a run that was refused set metrics aside"
 kill -TERM $pid
 code=0
 wait $pid || code=$?

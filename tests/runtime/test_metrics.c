@@ -8,6 +8,7 @@
 #include <math.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include "metrics.h"
 #include "scratch.h"
 
@@ -322,6 +323,57 @@ static void a_fresh_run_sets_all_steps_aside(void **state)
     free(lost);
 }
 
+static void a_file_is_one_runs_until_it_is_closed(void **state)
+{
+    scratch_t *s = *state;
+    mpt_metrics_t *metrics = open_metrics(s, 0), *other = NULL;
+    mpt_metrics_step(metrics, &sample);
+    assert_int_equal(mpt_metrics_open(s->folder, 0, &s->log, &other), MPT_ERR_CONFIG);
+    assert_null(other);
+    assert_int_equal(s->lines, 1);
+    assert_non_null(strstr(s->said, "metrics.jsonl is being written by another run"));
+    mpt_metrics_step(metrics, &sample);
+    char *text = lines_of(s, "metrics.jsonl");
+    assert_int_equal(number(strchr(text, '\n') + 1, "step"), 17);
+    free(text);
+    mpt_metrics_close(metrics);
+    mpt_metrics_close(open_metrics(s, 17));
+    assert_false(scratch_exists(scratch_path(s, "metrics.jsonl.lost-1")));
+}
+
+/* Eight runs that start at once over the lines of one that was lost: one gets the file, and the lines are moved once. */
+static void of_many_runs_that_start_at_once_one_gets_the_file(void **state)
+{
+    scratch_t *s = *state;
+    int done[2], got = 0;
+    pid_t runs[8];
+    char result;
+    write_steps(s, 0, 1, 7);
+    assert_int_equal(pipe(done), 0);
+    for (int i = 0; i < 8; i++)
+        if ((runs[i] = fork()) == 0) {
+            mpt_metrics_t *metrics;
+            mpt_status_t status = mpt_metrics_open(s->folder, 4, NULL, &metrics);
+            result = status == MPT_OK ? 'y' : status == MPT_ERR_CONFIG ? 'n' : '?';
+            if (write(done[1], &result, 1) == 1)
+                for (;;)
+                    pause();
+            _exit(1);
+        }
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(read(done[0], &result, 1), 1);
+        assert_int_not_equal(result, '?');
+        got += result == 'y';
+    }
+    for (int i = 0; i < 8; i++) {
+        kill(runs[i], SIGKILL);
+        waitpid(runs[i], NULL, 0);
+    }
+    assert_int_equal(got, 1);
+    assert_true(scratch_exists(scratch_path(s, "metrics.jsonl.lost-1")));
+    assert_false(scratch_exists(scratch_path(s, "metrics.jsonl.lost-2")));
+}
+
 static void very_long_lines_survive(void **state)
 {
     scratch_t *s = *state;
@@ -432,6 +484,8 @@ int main(void)
         TEST(resuming_at_the_last_line_sets_nothing_aside),
         TEST(a_partial_last_line_is_set_aside),
         TEST(a_fresh_run_sets_all_steps_aside),
+        TEST(a_file_is_one_runs_until_it_is_closed),
+        TEST(of_many_runs_that_start_at_once_one_gets_the_file),
         TEST(very_long_lines_survive),
         TEST(the_folder_is_made),
         TEST(a_folder_that_cannot_be_written_is_an_error),
