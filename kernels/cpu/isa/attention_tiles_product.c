@@ -8,21 +8,16 @@
 
 #if defined(MPT_LEVEL_AMX)
 
+#include "tiles.h"
+
 void attention_tiles_begin(void)
 {
-    static const struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t row_bytes[16];
-        uint8_t rows[16];
-    } config __attribute__((aligned(64))) = {.palette = 1,
-                                             .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                                             .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
-    _tile_loadconfig(&config);
+    tiles_begin();
 }
 
 void attention_tiles_end(void)
 {
-    _tile_release();
+    tiles_end();
 }
 
 /* Tiles 0 1 / 2 3 are a 2 x 2 block of c; 4 and 5 rows of the left operand; 6 and 7 columns of the

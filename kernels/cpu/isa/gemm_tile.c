@@ -4,6 +4,7 @@
 #if defined(MPT_LEVEL_AMX)
 
 #include "pack_pairs.h"
+#include "tiles.h"
 
 /*
  * BF16 products by tiles of 16 rows by 64 bytes, four tiles of sums at a time. One step of a panel is 32
@@ -20,29 +21,6 @@
  */
 #define LINE 64 /* bytes of a cache line */
 #define PITCH (NR * (int)sizeof(float))
-
-typedef struct tile_config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config_t;
-
-/* The compiler sees only the first eight bytes of what _tile_loadconfig reads: a constant, or it drops the rest. */
-static const tile_config_t config = {
-    .palette = 1,
-    .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-    .rows = {16, 16, 16, 16, 16, 16, 16, 16},
-};
-
-static void begin(void)
-{
-    _tile_loadconfig(&config);
-}
-
-static void end(void)
-{
-    _tile_release();
-}
 
 /* ---- products ---------------------------------------------------------------------------------- *
  * Tiles 0 to 3 are the sums, 4 and 5 of A, 6 and 7 of B. */
@@ -293,8 +271,8 @@ const gemm_kernel_t gemm_tile_bf16_kernel = {
     .multiply = multiply_bf16,
     .multiply_storing = storing_bf16,
     .add_row_sums = add_row_sums_bf16,
-    .begin = begin,
-    .end = end,
+    .begin = tiles_begin,
+    .end = tiles_end,
 };
 
 const gemm_kernel_t gemm_tile_f16_kernel = {
@@ -308,8 +286,8 @@ const gemm_kernel_t gemm_tile_f16_kernel = {
     .multiply = multiply_f16,
     .multiply_storing = storing_f16,
     .add_row_sums = add_row_sums_f16,
-    .begin = begin,
-    .end = end,
+    .begin = tiles_begin,
+    .end = tiles_end,
 };
 
 const gemm_kernel_t gemm_tile_tf32_kernel = {
@@ -322,8 +300,8 @@ const gemm_kernel_t gemm_tile_tf32_kernel = {
     .pack_b = gemm_tile_pack_b_tf32,
     .multiply = multiply_tf32,
     .multiply_storing = storing_tf32,
-    .begin = begin,
-    .end = end,
+    .begin = tiles_begin,
+    .end = tiles_end,
 };
 
 #endif
