@@ -395,10 +395,12 @@ static mpt_status_t made_up_gather(mpt_comm_t *comm, const void *send, void *rec
 {
     (void)stream;
     for (int r = 0; r < comm->ranks; r++) {
-        uint64_t *row = (uint64_t *)((char *)recv + (size_t)r * bytes);
+        char *row = (char *)recv + (size_t)r * bytes;
+        uint64_t word; /* which rows of bytes need not align */
         memcpy(row, send, bytes);
-        if (r < *(const int *)comm->impl)
-            row[3] += 1 + (uint64_t)r;
+        memcpy(&word, row + 3 * sizeof word, sizeof word);
+        word += r < *(const int *)comm->impl ? 1 + (uint64_t)r : 0;
+        memcpy(row + 3 * sizeof word, &word, sizeof word);
     }
     return MPT_OK;
 }
