@@ -1,8 +1,10 @@
 #include "place.h"
 
+#include <fcntl.h>
 #include <hwloc.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* A rank's allowed cores, one logical processor each, as ranks exchange them. */
 typedef struct cores {
@@ -64,12 +66,16 @@ static void count_sharers(const cores_t *all, int ranks, int rank, int *sharers_
     }
 }
 
+/* Of the running system: containers that share its cores have one too. Not gethostid, which may ask the network for this host's address. */
 static uint64_t host_id(void)
 {
-    long id = gethostid();
     char name[256] = "";
-    uint64_t hash = (uint64_t)id;
-    gethostname(name, sizeof name - 1);
+    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || read(fd, name, sizeof name - 1) <= 0)
+        gethostname(name, sizeof name - 1);
+    if (fd >= 0)
+        close(fd);
     for (const char *c = name; *c != '\0'; c++)
         hash = (hash ^ (uint8_t)*c) * 0x100000001b3u;
     return hash;
