@@ -35,22 +35,26 @@ const char *mpt_metrics_number(double value, char *out, size_t bytes)
     return out;
 }
 
-mpt_status_t mpt_metrics_open(const char *dir, int64_t last_step, const mpt_log_t *log, mpt_metrics_t **metrics_p)
+mpt_status_t mpt_metrics_open(const char *dir, const mpt_log_t *log, mpt_metrics_t **metrics_p)
 {
     mpt_metrics_t *metrics = calloc(1, sizeof *metrics);
     if (metrics == NULL)
         return mpt_log_no_memory(log, sizeof *metrics, "metrics");
     metrics->log = log;
     snprintf(metrics->path, sizeof metrics->path, "%s/metrics.jsonl", dir);
-    mpt_status_t status = mpt_file_make_dirs(dir) == 0 ? mpt_metrics_file_open(metrics->path, last_step, log, &metrics->fd)
+    mpt_status_t status = mpt_file_make_dirs(dir) == 0 ? mpt_metrics_file_open(metrics->path, log, &metrics->fd)
                                                        : mpt_metrics_file_fail(metrics->path, log);
     if (status != MPT_OK) {
         free(metrics);
         return status;
     }
-    metrics->bytes = lseek(metrics->fd, 0, SEEK_END);
     *metrics_p = metrics;
     return MPT_OK;
+}
+
+mpt_status_t mpt_metrics_go_on(mpt_metrics_t *metrics, int64_t last_step)
+{
+    return mpt_metrics_file_cut(metrics->fd, metrics->path, last_step, metrics->log, &metrics->bytes);
 }
 
 void mpt_metrics_close(mpt_metrics_t *metrics)

@@ -11,11 +11,15 @@
 typedef struct mpt_metrics mpt_metrics_t;
 
 /**
- * Open `dir`/metrics.jsonl for the steps after `last_step` (0: a fresh run), for this run alone until it is closed; makes the folder. Lines of
- * later steps, left by a run that was lost, are moved to metrics.jsonl.lost-N. @return MPT_OK; MPT_ERR_CONFIG: another run writes it;
+ * Open `dir`/metrics.jsonl, for this run alone until it is closed; makes the folder. @return MPT_OK; MPT_ERR_CONFIG: another run writes it;
  * MPT_ERR_IO; MPT_ERR_NO_MEMORY. Logged.
  */
-mpt_status_t mpt_metrics_open(const char *dir, int64_t last_step, const mpt_log_t *log, mpt_metrics_t **metrics_p);
+mpt_status_t mpt_metrics_open(const char *dir, const mpt_log_t *log, mpt_metrics_t **metrics_p);
+/**
+ * Before the first line: go on after `last_step` (0: a fresh run). What a run that was lost wrote from the first later step on, or half a line at
+ * the end, is moved to metrics.jsonl.lost-N. @return MPT_OK; MPT_ERR_IO (logged): the file is as it was.
+ */
+mpt_status_t mpt_metrics_go_on(mpt_metrics_t *metrics, int64_t last_step);
 /** Sync and close; NULL is allowed. */
 void mpt_metrics_close(mpt_metrics_t *metrics);
 const char *mpt_metrics_path(const mpt_metrics_t *metrics);

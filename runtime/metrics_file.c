@@ -10,7 +10,8 @@
 
 #include "file.h"
 
-#define FLAGS (O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC)
+#define PATH_BYTES 1300
+#define CHUNK 65536
 
 mpt_status_t mpt_metrics_file_fail(const char *path, const mpt_log_t *log)
 {
@@ -18,81 +19,7 @@ mpt_status_t mpt_metrics_file_fail(const char *path, const mpt_log_t *log)
     return MPT_ERR_IO;
 }
 
-/* ---- lines of steps that were lost ------------------------------------------------------------------- */
-
-/* A line's step; lines that do not parse belong to no step and stay. */
-static int64_t line_step(const char *line)
-{
-    const char *at = strstr(line, "\"step\":");
-    return at == NULL ? 0 : strtoll(at + 7, NULL, 10);
-}
-
-static int open_lost(const char *path)
-{
-    char lost[1300];
-    for (int n = 1; n < 10000; n++) {
-        snprintf(lost, sizeof lost, "%s.lost-%d", path, n);
-        if (access(lost, F_OK) != 0)
-            return open(lost, FLAGS | O_EXCL, 0666);
-    }
-    errno = EEXIST;
-    return -1;
-}
-
-/* Copy lines up to last_step to `kept`, later ones to a lost file; returns 0, or -1 with errno. */
-static int split_lines(const char *path, FILE *old, int kept, int64_t last_step)
-{
-    char *line = NULL;
-    size_t capacity = 0;
-    ssize_t count;
-    int lost = -1, failed = 0;
-    while (!failed && (count = getline(&line, &capacity, old)) > 0) {
-        int to = kept;
-        if (line_step(line) > last_step || line[count - 1] != '\n')
-            to = lost = lost >= 0 ? lost : open_lost(path);
-        failed = to < 0 || mpt_file_write_all(to, line, (size_t)count) != 0;
-    }
-    free(line);
-    if (lost >= 0 && close(lost) != 0)
-        failed = 1;
-    return failed || ferror(old) ? -1 : 0;
-}
-
-static int copy_kept(const char *path, int kept, int64_t last_step)
-{
-    FILE *old = fopen(path, "r");
-    if (old == NULL)
-        return -1;
-    int failed = split_lines(path, old, kept, last_step) != 0 || fsync(kept) != 0;
-    fclose(old);
-    return failed ? -1 : 0;
-}
-
-/* What a resumed run shares with the lost one, in a new file that is locked before it takes the old one's place; or -1 with errno. */
-static int set_aside(const char *path, int64_t last_step)
-{
-    char kept_path[1300];
-    snprintf(kept_path, sizeof kept_path, "%s.kept", path);
-    int kept = open(kept_path, FLAGS | O_TRUNC, 0666);
-    if (kept < 0)
-        return -1;
-    int locked = mpt_file_lock(kept) == 0 || mpt_file_has_no_locks(errno);
-    if (locked && copy_kept(path, kept, last_step) == 0 && rename(kept_path, path) == 0)
-        return kept;
-    int error = errno;
-    close(kept);
-    errno = error;
-    return -1;
-}
-
 /* ---- whose it is ----------------------------------------------------------------------------------------- */
-
-/* A run that has set lines aside has put another file in this one's place. */
-static int is_current(int fd, const char *path)
-{
-    struct stat own, now;
-    return fstat(fd, &own) == 0 && stat(path, &now) == 0 && own.st_ino == now.st_ino && own.st_dev == now.st_dev;
-}
 
 static mpt_status_t lock(int fd, const char *path, const mpt_log_t *log)
 {
@@ -108,23 +35,116 @@ static mpt_status_t lock(int fd, const char *path, const mpt_log_t *log)
     return MPT_OK;
 }
 
-mpt_status_t mpt_metrics_file_open(const char *path, int64_t last_step, const mpt_log_t *log, int *fd_p)
+static mpt_status_t check_kind(int fd, const char *path, const mpt_log_t *log)
 {
-    int old = -1, current = 0;
-    mpt_status_t status = MPT_OK;
-    while (status == MPT_OK && !current) {
-        if (old >= 0)
-            close(old);
-        old = open(path, FLAGS, 0666);
-        if (old < 0)
-            return mpt_metrics_file_fail(path, log);
-        status = lock(old, path, log);
-        current = is_current(old, path);
+    struct stat info;
+    if (fstat(fd, &info) != 0)
+        return mpt_metrics_file_fail(path, log);
+    if (S_ISREG(info.st_mode))
+        return MPT_OK;
+    mpt_log_error(log, "cannot write %s: it is no regular file; choose another log.dir", path);
+    return MPT_ERR_IO;
+}
+
+mpt_status_t mpt_metrics_file_open(const char *path, const mpt_log_t *log, int *fd_p)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return mpt_metrics_file_fail(path, log);
+    mpt_status_t status = check_kind(fd, path, log);
+    if (status == MPT_OK)
+        status = lock(fd, path, log);
+    if (status != MPT_OK) {
+        close(fd);
+        return status;
     }
-    if (status == MPT_OK) {
-        *fd_p = set_aside(path, last_step);
-        status = *fd_p >= 0 ? MPT_OK : mpt_metrics_file_fail(path, log);
+    *fd_p = fd;
+    return MPT_OK;
+}
+
+/* ---- lines of steps that were lost ------------------------------------------------------------------- */
+
+/* A line's step; lines that do not parse belong to no step. */
+static int64_t line_step(const char *line)
+{
+    const char *at = strstr(line, "\"step\":");
+    return at == NULL ? 0 : strtoll(at + 7, NULL, 10);
+}
+
+/* Where the first line that has to move begins, or the end of the file. */
+static int find_cut(FILE *file, int64_t last_step, off_t *cut_p)
+{
+    char *line = NULL;
+    size_t capacity = 0;
+    ssize_t count;
+    off_t at = 0;
+    while ((count = getline(&line, &capacity, file)) > 0 && line[count - 1] == '\n' && line_step(line) <= last_step)
+        at += count;
+    free(line);
+    *cut_p = at;
+    return count < 0 && !feof(file) ? -1 : 0;
+}
+
+static int open_lost(const char *path, char *lost)
+{
+    for (int n = 1; n < 10000; n++) {
+        snprintf(lost, PATH_BYTES, "%s.lost-%d", path, n);
+        int fd = open(lost, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd >= 0 || errno != EEXIST)
+            return fd;
     }
-    close(old);
-    return status;
+    return -1;
+}
+
+static int copy_rest(int from, off_t at, off_t end, int to)
+{
+    char chunk[CHUNK];
+    for (size_t here; at < end; at += (off_t)here) {
+        here = end - at < CHUNK ? (size_t)(end - at) : CHUNK;
+        if (mpt_file_read_at(from, chunk, here, (uint64_t)at) != 0 || mpt_file_write_all(to, chunk, here) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int sync_folder_of(const char *path)
+{
+    char folder[PATH_BYTES];
+    snprintf(folder, sizeof folder, "%s", path);
+    *strrchr(folder, '/') = '\0';
+    return mpt_file_sync_dir(folder);
+}
+
+/* Bytes [at, end) of the file, on disk in a file of their own. */
+static int save_rest(int fd, const char *path, off_t at, off_t end)
+{
+    char lost[PATH_BYTES];
+    int to = open_lost(path, lost);
+    if (to < 0)
+        return -1;
+    int failed = copy_rest(fd, at, end, to) != 0 || fsync(to) != 0 || sync_folder_of(path) != 0, error = errno;
+    close(to);
+    if (!failed)
+        return 0;
+    unlink(lost);
+    errno = error;
+    return -1;
+}
+
+static int cut(int fd, const char *path, int64_t last_step, off_t *bytes_p)
+{
+    off_t end = lseek(fd, 0, SEEK_END);
+    FILE *file = fopen(path, "re");
+    if (end < 0 || file == NULL)
+        return -1;
+    int failed = find_cut(file, last_step, bytes_p) != 0;
+    fclose(file);
+    if (failed || *bytes_p >= end)
+        return failed ? -1 : 0;
+    return save_rest(fd, path, *bytes_p, end) != 0 ? -1 : ftruncate(fd, *bytes_p);
+}
+
+mpt_status_t mpt_metrics_file_cut(int fd, const char *path, int64_t last_step, const mpt_log_t *log, off_t *bytes_p)
+{
+    return cut(fd, path, last_step, bytes_p) == 0 ? MPT_OK : mpt_metrics_file_fail(path, log);
 }

@@ -388,11 +388,25 @@ static mpt_status_t check_folder(mpt_session_t *s)
     return s->claimed ? mpt_save_check_folder(s) : MPT_OK;
 }
 
+/* What is later than the step that the run goes on from is set aside: nothing where there is nothing to do. Checkpoints come before metrics: a
+ * run that dies in between is resumed from a step whose lines are all there. */
+static mpt_status_t tidy_folders(mpt_session_t *s)
+{
+    const mpt_config_t *config = &s->config;
+    int64_t last_step = s->progress.step >= config->train.steps ? INT64_MAX : s->progress.step;
+    mpt_status_t status = mpt_metrics_open(config->log.dir, &s->log, &s->metrics);
+    if (status != MPT_OK)
+        return status;
+    if (s->claimed)
+        mpt_checkpoint_clean(config->checkpoint.dir);
+    if (s->resumed)
+        mpt_checkpoint_set_aside(config->checkpoint.dir, last_step, &s->log);
+    return mpt_metrics_go_on(s->metrics, last_step);
+}
+
 static mpt_status_t open_files(mpt_session_t *s)
 {
     const mpt_config_t *config = &s->config;
-    int finished = s->progress.step >= config->train.steps;
-    int64_t last_step = finished ? INT64_MAX : s->progress.step; /* what is later is set aside: nothing where there is nothing to do */
     mpt_status_t status = mpt_checkpoint_create(
         &(mpt_checkpoint_params_t){.dir = config->checkpoint.dir,
                                    .keep = config->checkpoint.keep,
@@ -403,13 +417,7 @@ static mpt_status_t open_files(mpt_session_t *s)
                                    .pool = s->pool,
                                    .snapshot = s->memory.snapshot},
         &s->saver);
-    if (status == MPT_OK && s->boot->rank == 0)
-        status = mpt_metrics_open(config->log.dir, last_step, &s->log, &s->metrics);
-    if (status == MPT_OK && s->boot->rank == 0 && s->claimed)
-        mpt_checkpoint_clean(config->checkpoint.dir);
-    if (status == MPT_OK && s->boot->rank == 0 && s->resumed)
-        mpt_checkpoint_set_aside(config->checkpoint.dir, last_step, &s->log);
-    return status;
+    return status != MPT_OK || s->boot->rank != 0 ? status : tidy_folders(s);
 }
 
 static mpt_status_t measure_peak(mpt_session_t *s)

@@ -60,7 +60,8 @@ typedef struct mpt_session_params {
 
 /**
  * Open a session: parse, plan, allocate, connect, load or draw the weights. Collective. checkpoint.dir is this session's alone until it is closed;
- * another's is refused (MPT_ERR_CONFIG). With checkpoint.every = 0 and without `resume` it is so from the first save on.
+ * another's is refused (MPT_ERR_CONFIG), and so is metrics.jsonl in log.dir. With checkpoint.every = 0 and without `resume` the former is so from
+ * the first save on.
  * @return MPT_OK; MPT_ERR_CONFIG, MPT_ERR_DATA, MPT_ERR_CHECKPOINT, MPT_ERR_NO_MEMORY, MPT_ERR_COMM: all ranks return the worst.
  */
 MPT_API mpt_status_t mpt_session_open(const mpt_session_params_t *params, mpt_session_t **session_p);

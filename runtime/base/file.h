@@ -1,5 +1,5 @@
 /*
- * Whole-file helpers: full writes and reads, syncs, folders. Each returns 0, or -1 with errno.
+ * Whole-file helpers: full writes and reads, locks, syncs, folders. Each returns 0, or -1 with errno, where nothing else is said.
  */
 #ifndef MPT_FILE_H
 #define MPT_FILE_H

@@ -7,15 +7,50 @@
 #include <float.h>
 #include <math.h>
 #include <signal.h>
+#include <errno.h>
+#include <sys/file.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include "metrics.h"
 #include "scratch.h"
 
+/* ---- in libc's place ---------------------------------------------------------------------------------------- */
+
+static int flock_error; /* what the file system answers; 0: as it is */
+static int getline_fails, fsync_fails;
+
+int flock(int fd, int operation)
+{
+    errno = flock_error;
+    return flock_error != 0 ? -1 : (int)syscall(SYS_flock, fd, operation);
+}
+
+/* What an optimising compiler makes of getline. */
+ssize_t __getdelim(char **line, size_t *capacity, int end, FILE *file)
+{
+    errno = ENOMEM;
+    return getline_fails && ftell(file) > 0 ? -1 : getdelim(line, capacity, end, file);
+}
+
+ssize_t getline(char **line, size_t *capacity, FILE *file)
+{
+    return __getdelim(line, capacity, '\n', file);
+}
+
+int fsync(int fd)
+{
+    errno = EIO;
+    return fsync_fails ? -1 : (int)syscall(SYS_fsync, fd);
+}
+
+/* ---- a file ----------------------------------------------------------------------------------------------------- */
+
 static mpt_metrics_t *open_metrics(scratch_t *s, int64_t last_step)
 {
     mpt_metrics_t *metrics = NULL;
-    assert_int_equal(mpt_metrics_open(s->folder, last_step, &s->log, &metrics), MPT_OK);
+    assert_int_equal(mpt_metrics_open(s->folder, &s->log, &metrics), MPT_OK);
+    assert_int_equal(mpt_metrics_go_on(metrics, last_step), MPT_OK);
     assert_string_equal(mpt_metrics_path(metrics), scratch_path(s, "metrics.jsonl"));
     return metrics;
 }
@@ -260,7 +295,6 @@ static void lines_after_the_resumed_step_are_set_aside(void **state)
     assert_string_equal(lost, before + kept); /* nothing is gone, order included */
     assert_int_equal(strncmp(after + kept, "{\"step\":5,", 10), 0);
     assert_null(strstr(after + kept + 8, "\"step\""));
-    assert_false(scratch_exists(scratch_path(s, "metrics.jsonl.kept")));
     free(before);
     free(after);
     free(lost);
@@ -328,7 +362,7 @@ static void a_file_is_one_runs_until_it_is_closed(void **state)
     scratch_t *s = *state;
     mpt_metrics_t *metrics = open_metrics(s, 0), *other = NULL;
     mpt_metrics_step(metrics, &sample);
-    assert_int_equal(mpt_metrics_open(s->folder, 0, &s->log, &other), MPT_ERR_CONFIG);
+    assert_int_equal(mpt_metrics_open(s->folder, &s->log, &other), MPT_ERR_CONFIG);
     assert_null(other);
     assert_int_equal(s->lines, 1);
     assert_non_null(strstr(s->said, "metrics.jsonl is being written by another run"));
@@ -341,37 +375,149 @@ static void a_file_is_one_runs_until_it_is_closed(void **state)
     assert_false(scratch_exists(scratch_path(s, "metrics.jsonl.lost-1")));
 }
 
-/* Eight runs that start at once over the lines of one that was lost: one gets the file, and the lines are moved once. */
+/* In a process of its own: opens the file, says how that went, and keeps it. */
+static pid_t start_run(scratch_t *s, const int *said)
+{
+    pid_t run = fork();
+    if (run != 0)
+        return run;
+    mpt_metrics_t *metrics;
+    close(said[0]);
+    mpt_status_t status = mpt_metrics_open(s->folder, NULL, &metrics);
+    if (status == MPT_OK)
+        status = mpt_metrics_go_on(metrics, 4);
+    char result = status == MPT_OK ? 'y' : status == MPT_ERR_CONFIG ? 'n' : '?';
+    if (write(said[1], &result, 1) == 1)
+        sleep(60);
+    _exit(1);
+}
+
+/* Over the lines of one that was lost. */
 static void of_many_runs_that_start_at_once_one_gets_the_file(void **state)
 {
+    enum { RUNS = 8 };
     scratch_t *s = *state;
-    int done[2], got = 0;
-    pid_t runs[8];
+    int said[2], got = 0, refused = 0;
+    pid_t runs[RUNS];
     char result;
     write_steps(s, 0, 1, 7);
-    assert_int_equal(pipe(done), 0);
-    for (int i = 0; i < 8; i++)
-        if ((runs[i] = fork()) == 0) {
-            mpt_metrics_t *metrics;
-            mpt_status_t status = mpt_metrics_open(s->folder, 4, NULL, &metrics);
-            result = status == MPT_OK ? 'y' : status == MPT_ERR_CONFIG ? 'n' : '?';
-            if (write(done[1], &result, 1) == 1)
-                for (;;)
-                    pause();
-            _exit(1);
-        }
-    for (int i = 0; i < 8; i++) {
-        assert_int_equal(read(done[0], &result, 1), 1);
-        assert_int_not_equal(result, '?');
+    assert_int_equal(pipe(said), 0);
+    for (int i = 0; i < RUNS; i++)
+        runs[i] = start_run(s, said);
+    close(said[1]);
+    for (int i = 0; i < RUNS && read(said[0], &result, 1) == 1; i++) {
         got += result == 'y';
+        refused += result == 'n';
     }
-    for (int i = 0; i < 8; i++) {
+    close(said[0]);
+    for (int i = 0; i < RUNS; i++) {
         kill(runs[i], SIGKILL);
         waitpid(runs[i], NULL, 0);
     }
     assert_int_equal(got, 1);
+    assert_int_equal(refused, RUNS - 1);
     assert_true(scratch_exists(scratch_path(s, "metrics.jsonl.lost-1")));
     assert_false(scratch_exists(scratch_path(s, "metrics.jsonl.lost-2")));
+    mpt_metrics_close(open_metrics(s, 4)); /* whoever had it is gone */
+}
+
+/* As one that MPI or a library forks: it has the descriptor too, until it ends. */
+static void a_child_that_outlives_the_session_does_not_keep_the_file(void **state)
+{
+    scratch_t *s = *state;
+    mpt_metrics_t *metrics = open_metrics(s, 0);
+    pid_t child = fork();
+    if (child == 0) {
+        sleep(60);
+        _exit(0);
+    }
+    mpt_metrics_close(metrics);
+    mpt_metrics_close(open_metrics(s, 0));
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+}
+
+static void without_locks_the_run_goes_on_with_a_warning(void **state)
+{
+    scratch_t *s = *state;
+    flock_error = ENOLCK;
+    mpt_metrics_t *metrics = open_metrics(s, 0);
+    mpt_metrics_close(metrics);
+    flock_error = 0;
+    assert_int_equal(s->lines, 1);
+    assert_non_null(strstr(s->said, strerror(ENOLCK)));
+}
+
+/* The file stays what it is, also where its name is a link: others may have it open, or look at it through another name. */
+static void cutting_keeps_the_file_and_its_name(void **state)
+{
+    scratch_t *s = *state;
+    char other[512];
+    struct stat before, after;
+    snprintf(other, sizeof other, "%s", scratch_path(s, "elsewhere.jsonl"));
+    assert_int_equal(symlink(other, scratch_path(s, "metrics.jsonl")), 0);
+    write_steps(s, 0, 1, 7);
+    assert_int_equal(chmod(other, 0600), 0);
+    assert_int_equal(stat(other, &before), 0);
+    write_steps(s, 4, 5, 6);
+    assert_int_equal(lstat(other, &after), 0);
+    assert_int_equal(before.st_ino, after.st_ino);
+    assert_int_equal(after.st_mode & 0777, 0600);
+    assert_int_equal(lstat(scratch_path(s, "metrics.jsonl"), &after), 0);
+    assert_true(S_ISLNK(after.st_mode));
+    assert_true(scratch_exists(scratch_path(s, "metrics.jsonl.lost-1")));
+}
+
+static void assert_cut_fails_and_changes_nothing(scratch_t *s, mpt_metrics_t *metrics, const char *before)
+{
+    scratch_forget(s);
+    assert_int_equal(mpt_metrics_go_on(metrics, 4), MPT_ERR_IO);
+    assert_int_equal(s->lines, 1);
+    assert_non_null(strstr(s->said, "metrics.jsonl"));
+    char *after = lines_of(s, "metrics.jsonl");
+    assert_string_equal(before, after);
+    assert_false(scratch_exists(scratch_path(s, "metrics.jsonl.lost-1")));
+    free(after);
+}
+
+static void lines_that_cannot_be_moved_stay(void **state)
+{
+    scratch_t *s = *state;
+    struct rlimit before, limit;
+    mpt_metrics_t *metrics = NULL;
+    write_steps(s, 0, 1, 7);
+    char *text = lines_of(s, "metrics.jsonl");
+    assert_int_equal(mpt_metrics_open(s->folder, &s->log, &metrics), MPT_OK);
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    limit = before;
+    limit.rlim_cur = 100; /* the disk is full */
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    assert_cut_fails_and_changes_nothing(s, metrics, text);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    getline_fails = 1;
+    assert_cut_fails_and_changes_nothing(s, metrics, text);
+    getline_fails = 0;
+    fsync_fails = 1;
+    assert_cut_fails_and_changes_nothing(s, metrics, text);
+    fsync_fails = 0;
+    assert_int_equal(mpt_metrics_go_on(metrics, 4), MPT_OK);
+    assert_true(scratch_exists(scratch_path(s, "metrics.jsonl.lost-1")));
+    mpt_metrics_close(metrics);
+    free(text);
+}
+
+static void what_is_no_regular_file_is_refused_at_once(void **state)
+{
+    scratch_t *s = *state;
+    mpt_metrics_t *metrics = NULL;
+    assert_int_equal(mkfifo(scratch_path(s, "metrics.jsonl"), 0666), 0);
+    assert_int_equal(mpt_metrics_open(s->folder, &s->log, &metrics), MPT_ERR_IO);
+    assert_non_null(strstr(s->said, "metrics.jsonl: it is no regular file; choose another log.dir"));
+    assert_int_equal(unlink(scratch_path(s, "metrics.jsonl")), 0);
+    assert_int_equal(symlink("/dev/null", scratch_path(s, "metrics.jsonl")), 0);
+    assert_int_equal(mpt_metrics_open(s->folder, &s->log, &metrics), MPT_ERR_IO);
+    assert_null(metrics);
 }
 
 static void very_long_lines_survive(void **state)
@@ -396,7 +542,7 @@ static void the_folder_is_made(void **state)
 {
     scratch_t *s = *state;
     mpt_metrics_t *metrics;
-    assert_int_equal(mpt_metrics_open(scratch_path(s, "a/b/c"), 0, &s->log, &metrics), MPT_OK);
+    assert_int_equal(mpt_metrics_open(scratch_path(s, "a/b/c"), &s->log, &metrics), MPT_OK);
     mpt_metrics_close(metrics);
     assert_true(scratch_exists(scratch_path(s, "a/b/c/metrics.jsonl")));
 }
@@ -406,12 +552,12 @@ static void a_folder_that_cannot_be_written_is_an_error(void **state)
     scratch_t *s = *state;
     mpt_metrics_t *metrics = NULL;
     scratch_write(scratch_path(s, "file"), "x", 1);
-    assert_int_equal(mpt_metrics_open(scratch_path(s, "file/below"), 0, &s->log, &metrics),
+    assert_int_equal(mpt_metrics_open(scratch_path(s, "file/below"), &s->log, &metrics),
                      MPT_ERR_IO);
     assert_non_null(strstr(s->said, "file/below/metrics.jsonl"));
     assert_int_equal(mkdir(scratch_path(s, "d"), 0777), 0);
     assert_int_equal(mkdir(scratch_path(s, "d/metrics.jsonl"), 0777), 0);
-    assert_int_equal(mpt_metrics_open(scratch_path(s, "d"), 0, &s->log, &metrics), MPT_ERR_IO);
+    assert_int_equal(mpt_metrics_open(scratch_path(s, "d"), &s->log, &metrics), MPT_ERR_IO);
     assert_int_equal(s->lines, 2);
     assert_null(metrics);
 }
@@ -486,6 +632,11 @@ int main(void)
         TEST(a_fresh_run_sets_all_steps_aside),
         TEST(a_file_is_one_runs_until_it_is_closed),
         TEST(of_many_runs_that_start_at_once_one_gets_the_file),
+        TEST(a_child_that_outlives_the_session_does_not_keep_the_file),
+        TEST(without_locks_the_run_goes_on_with_a_warning),
+        TEST(cutting_keeps_the_file_and_its_name),
+        TEST(lines_that_cannot_be_moved_stay),
+        TEST(what_is_no_regular_file_is_refused_at_once),
         TEST(very_long_lines_survive),
         TEST(the_folder_is_made),
         TEST(a_folder_that_cannot_be_written_is_an_error),

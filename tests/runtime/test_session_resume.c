@@ -2,9 +2,22 @@
  * A run that is stopped and resumed ends bit for bit like one that never stopped: weights, moments, loss scale, metrics;
  * in FP16 with the scale growing and falling on the way, with asynchronous and synchronous saves.
  */
+#include <fcntl.h>
+#include <sys/wait.h>
 #include "session_fixture.h"
 
 #define STEPS 12
+#define KILLED 77
+
+static int killed_in_rename; /* of a checkpoint to be set aside */
+
+/* In libc's place. */
+int rename(const char *from, const char *to)
+{
+    if (killed_in_rename && strstr(to, ".lost-"))
+        _exit(KILLED);
+    return renameat(AT_FDCWD, from, AT_FDCWD, to);
+}
 
 /* Dynamic scale: grows every three clean steps; the overflow at step 7 halves it. */
 static const char *const fp16_set[] = {"precision.compute=fp16",  "precision.init_scale=1024",
@@ -113,6 +126,33 @@ static void lines_after_the_checkpoint_are_set_aside(void **state)
     fixture_free(whole);
 }
 
+/* Whatever checkpoint the next one goes on from, the lines up to it are there. */
+static void a_run_killed_while_it_sets_things_aside_leaves_no_hole_in_the_metrics(void **state)
+{
+    static const char *const set[] = {"train.steps=12", NULL}, *const longer[] = {"train.steps=14", NULL};
+    char line[64];
+    int ended = 0;
+    (void)state;
+    fixture_free(whole_run(1, set, "checkpoint.async=true"));
+    pid_t child = fork();
+    if (child == 0) {
+        killed_in_rename = 1;
+        fixture_free(fixture_run(job(1, "whole", "whole/step-00000005", longer, "checkpoint.async=true")));
+        _exit(1);
+    }
+    assert_int_equal(waitpid(child, &ended, 0), child);
+    assert_true(WIFEXITED(ended) && WEXITSTATUS(ended) == KILLED);
+    fixture_free(fixture_expect(job(1, "whole", "auto", longer, "checkpoint.async=true"), MPT_OK));
+    char *text = fixture_read("whole/metrics.jsonl"), *at = text;
+    for (int step = 1; step <= 14; step++) {
+        snprintf(line, sizeof line, "{\"step\":%d,\"loss\"", step);
+        at = strstr(at, line);
+        assert_non_null(at);
+    }
+    assert_int_equal(fixture_count(text, "\"loss\":"), 14);
+    free(text);
+}
+
 static void a_checkpoint_serves_any_number_of_ranks(void **state)
 {
     static const char *const set[] = {"train.steps=12", "train.val_every=12", NULL};
@@ -213,6 +253,7 @@ int main(void)
         cmocka_unit_test(a_run_stopped_after_any_step_ends_like_one_that_never_stopped),
         cmocka_unit_test(other_types_and_rank_counts_resume_exactly_too),
         cmocka_unit_test(lines_after_the_checkpoint_are_set_aside),
+        cmocka_unit_test(a_run_killed_while_it_sets_things_aside_leaves_no_hole_in_the_metrics),
         cmocka_unit_test(a_checkpoint_serves_any_number_of_ranks),
         cmocka_unit_test(a_finished_run_says_so_and_a_longer_one_goes_on),
         cmocka_unit_test(a_finished_run_leaves_what_is_later_where_it_is),
