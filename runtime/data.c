@@ -91,28 +91,44 @@ static mpt_status_t add_matches(mpt_data_t *data, const char *pattern)
     return status;
 }
 
-/* Tokens [first, first + count) of all files, end to end. */
-static void gather_tokens(const mpt_data_t *data, int64_t first, int64_t count, uint32_t *out)
+/* Where the k-th of HASH_PIECES pieces begins, in all tokens. */
+static int64_t spread(const mpt_data_t *data, int64_t k)
 {
-    int64_t done = 0;
-    for (int s = 0; s < data->source_count && done < count; s++) {
-        const mpt_data_file_t *file = &data->sources[s].file;
-        for (int64_t i = first + done; i < file->count && done < count; i++)
-            out[done++] = mpt_data_file_token(file, i);
-        first -= file->count;
-    }
+    return data->tokens / HASH_PIECES * k + data->tokens % HASH_PIECES * k / HASH_PIECES;
+}
+
+/* Up to HASH_PIECE tokens of a file from `first` on, as 32 bits each. */
+static uint64_t hash_piece(const mpt_data_file_t *file, int64_t first, uint64_t hash)
+{
+    uint32_t piece[HASH_PIECE];
+    int64_t count = file->count - first < HASH_PIECE ? file->count - first : HASH_PIECE;
+    for (int64_t i = 0; i < count; i++)
+        piece[i] = mpt_data_file_token(file, first + i);
+    return XXH3_64bits_withSeed(piece, (size_t)count * sizeof *piece, hash);
+}
+
+/* Single pages are read: asked for in order, each would bring some megabytes along. */
+static void advise(const mpt_data_t *data, int advice)
+{
+    for (int s = 0; s < data->source_count; s++)
+        madvise(data->sources[s].file.map, data->sources[s].file.bytes, advice);
 }
 
 static uint64_t hash_tokens(const mpt_data_t *data)
 {
-    uint32_t piece[HASH_PIECE];
-    const int64_t count = data->tokens < HASH_PIECE ? data->tokens : HASH_PIECE, last = data->tokens - count;
     uint64_t hash = (uint64_t)data->tokens;
-    for (int64_t k = 0; k < HASH_PIECES; k++) {
-        int64_t first = last / (HASH_PIECES - 1) * k + last % (HASH_PIECES - 1) * k / (HASH_PIECES - 1);
-        gather_tokens(data, first, count, piece);
-        hash = XXH3_64bits_withSeed(piece, (size_t)count * sizeof *piece, hash);
+    int64_t before = 0;
+    int next = 0;
+    advise(data, MADV_RANDOM);
+    for (int s = 0; s < data->source_count; s++) {
+        const mpt_data_file_t *file = &data->sources[s].file;
+        hash = hash_piece(file, 0, hash ^ (uint64_t)file->count);
+        for (; next < HASH_PIECES && spread(data, next) < before + file->count; next++)
+            hash = hash_piece(file, spread(data, next) - before, hash);
+        hash = hash_piece(file, file->count > HASH_PIECE ? file->count - HASH_PIECE : 0, hash);
+        before += file->count;
     }
+    advise(data, MADV_NORMAL);
     return hash;
 }
 

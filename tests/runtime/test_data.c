@@ -147,11 +147,11 @@ static uint64_t hash_of(fixture_t *f, const char *name)
     return hash;
 }
 
-/* Raw files of both widths, cut into files or not; one token less; one token changed where a piece begins, inside one, at the end. */
-static void the_hash_is_of_the_tokens_however_they_are_stored(void **state)
+/* Raw files of both widths; cut into files; one token less; one token changed at the start, in a piece, at the end. */
+static void the_hash_tells_data_apart_not_how_wide_it_is_stored(void **state)
 {
     enum { COUNT = 200000 };
-    static const int at[] = {0, 1023, (int)((COUNT - 1024) * 31LL / 63), COUNT - 1};
+    static const int at[] = {0, 1023, COUNT / 64 * 31, COUNT / 64 * 63 + 1023, COUNT - 1024, COUNT - 1};
     fixture_t *f = *state;
     uint16_t *narrow = malloc(COUNT * sizeof *narrow);
     uint32_t *wide = malloc(COUNT * sizeof *wide);
@@ -162,10 +162,13 @@ static void the_hash_is_of_the_tokens_however_they_are_stored(void **state)
     write_bytes(f, "wide.u32", wide, COUNT * 4);
     write_bytes(f, "cut-1.raw", narrow, 777 * 2);
     write_bytes(f, "cut-2.raw", narrow + 777, (COUNT - 777) * 2);
+    write_bytes(f, "part-1.raw", narrow, 5777 * 2);
+    write_bytes(f, "part-2.raw", narrow + 5777, (COUNT - 5777) * 2);
     write_bytes(f, "less.raw", narrow, (COUNT - 1) * 2);
     const uint64_t hash = hash_of(f, "whole.raw");
     assert_int_equal(hash, hash_of(f, "wide.u32"));
-    assert_int_equal(hash, hash_of(f, "cut-*.raw"));
+    assert_int_not_equal(hash, hash_of(f, "cut-*.raw")); /* no sample crosses files: others, and other samples */
+    assert_int_not_equal(hash_of(f, "part-*.raw"), hash_of(f, "cut-*.raw"));
     assert_int_not_equal(hash, hash_of(f, "less.raw"));
     for (size_t k = 0; k < sizeof at / sizeof *at; k++) {
         narrow[at[k]] ^= 1;
@@ -178,6 +181,30 @@ static void the_hash_is_of_the_tokens_however_they_are_stored(void **state)
     assert_int_not_equal(hash_of(f, "tiny.bin"), hash_of(f, "other.bin"));
     free(narrow);
     free(wide);
+}
+
+/* More files than pieces. */
+static void the_hash_sees_both_ends_of_every_file_of_many(void **state)
+{
+    enum { FILES = 100, TOKENS = 3000 };
+    fixture_t *f = *state;
+    uint16_t tokens[TOKENS];
+    char name[32];
+    for (int i = 0; i < FILES; i++) {
+        snprintf(name, sizeof name, "many-%03d.bin", i);
+        write_counting(f, name, i, TOKENS);
+    }
+    const uint64_t hash = hash_of(f, "many-*.bin");
+    for (int i = 0; i < FILES; i += 9)
+        for (int end = 0; end < 2; end++) {
+            for (int k = 0; k < TOKENS; k++)
+                tokens[k] = (uint16_t)(i + k + (k == (end ? TOKENS - 1 : 0)));
+            snprintf(name, sizeof name, "many-%03d.bin", i);
+            assert_int_equal(mpt_data_write(&(mpt_data_part_t){path_of(f, name), tokens, TOKENS}, 1, 1, &f->log), MPT_OK);
+            assert_int_not_equal(hash, hash_of(f, "many-*.bin"));
+            write_counting(f, name, i, TOKENS);
+        }
+    assert_int_equal(hash, hash_of(f, "many-*.bin"));
 }
 
 static void exactly_one_sample_is_enough(void **state)
@@ -634,7 +661,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(samples_share_one_token_with_the_next),
-        TEST(the_hash_is_of_the_tokens_however_they_are_stored),
+        TEST(the_hash_tells_data_apart_not_how_wide_it_is_stored),
+        TEST(the_hash_sees_both_ends_of_every_file_of_many),
         TEST(exactly_one_sample_is_enough),
         TEST(sequential_order_repeats_every_epoch),
         TEST(shuffled_epochs_hold_every_sample_once_in_an_order_of_their_own),
