@@ -574,6 +574,58 @@ static void a_child_that_fails_with_its_parent_tells_its_peers(void **state)
         &(party_t){.ranks = 3, .backend = "shm", .timeout_s = 30, .processes = 1, .body = follow_parent_and_leave});
 }
 
+/* ---- a parent that fails in the last vote of a split, which a communicator of this test's own makes up -------------------- */
+
+typedef struct made_up {
+    int gathers, children; /* so far */
+    int destroyed_failed;
+} made_up_t;
+
+static mpt_status_t gather_twice(mpt_comm_t *comm, const void *send, void *recv, size_t bytes, mpt_stream_t *stream)
+{
+    (void)stream;
+    for (int r = 0; r < comm->ranks; r++)
+        memmove((char *)recv + (size_t)r * bytes, send, bytes);
+    return ++((made_up_t *)comm->impl)->gathers < 3 ? MPT_OK : MPT_ERR_COMM;
+}
+
+static mpt_status_t make_child(mpt_comm_t *comm, int color, const int *members, mpt_comm_t *child)
+{
+    (void)color, (void)members;
+    child->impl = comm->impl;
+    ((made_up_t *)comm->impl)->children++;
+    return MPT_OK;
+}
+
+static void keep_how_it_ended(mpt_comm_t *comm)
+{
+    ((made_up_t *)comm->impl)->destroyed_failed = comm->failed;
+}
+
+static size_t no_scratch(int ranks)
+{
+    (void)ranks;
+    return 0;
+}
+
+/* Freeing what MPI has made for it would need the other ranks. */
+static void a_child_made_while_its_parent_fails_is_destroyed_as_failed(void **state)
+{
+    (void)state;
+    static const mpt_comm_ops_t ops = {.name = "made up",
+                                       .scratch_bytes = no_scratch,
+                                       .all_gather = gather_twice,
+                                       .split = make_child,
+                                       .destroy = keep_how_it_ended};
+    made_up_t made_up = {0};
+    mpt_comm_t comm = {.ops = &ops, .ranks = 2, .impl = &made_up}, *child = NULL;
+    assert_int_equal(mpt_comm_split(&comm, 0, 0, &child), MPT_ERR_COMM);
+    assert_null(child);
+    assert_int_equal(made_up.children, 1);
+    assert_int_equal(made_up.destroyed_failed, 1);
+    assert_int_equal(comm.failed, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -597,6 +649,7 @@ int main(void)
         cmocka_unit_test(a_broken_child_leaves_its_parent_whole),
         cmocka_unit_test(who_hears_an_alarm_has_told_all_others),
         cmocka_unit_test(a_child_that_fails_with_its_parent_tells_its_peers),
+        cmocka_unit_test(a_child_made_while_its_parent_fails_is_destroyed_as_failed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
