@@ -1,6 +1,6 @@
 /*
- * The AVX-512 and AMX intrinsics that kernels/cpu/isa uses, written for AVX2, FMA and F16C. Included before a level's
- * source (-include), it takes the place of the compiler's own, so that the avx512, avx512_bf16 and amx levels run on
+ * The AVX-512 and AMX intrinsics that kernels/cpu/isa and runtime/base/numeric_level.c use, written for AVX2, FMA and
+ * F16C. Included before a level's source, it takes the place of the compiler's own, so that the avx512, avx512_bf16 and amx levels run on
  * processors that lack their instructions. The bits are the instructions', as Intel's manual gives them (SDM
  * volume 2), under the MXCSR that a process starts with; where software can be stricter than the processor, it is:
  *

@@ -74,6 +74,23 @@ static void multiply_adds_round_once(void **state)
     }
 }
 
+static void additions_round_once_wherever_they_come_from_and_go(void **state)
+{
+    uint64_t seed = 17;
+    float from[17], to[18];
+    (void)state;
+    for (int round = 0; round < ROUNDS; round++) {
+        const soft512_t a = any_register(&seed), b = any_register(&seed);
+        memcpy(from + 1, a.f32, 64); /* no address of a register's */
+        memset(to, 0x5a, sizeof to);
+        _mm512_storeu_ps(to + 1, _mm512_add_ps(_mm512_loadu_ps(from + 1), b.f));
+        for (int i = 0; i < 16; i++)
+            check_same(mpt_f32_bits(to[i + 1]), mpt_f32_bits(a.f32[i] + b.f32[i]), "add", i);
+        assert_int_equal(mpt_f32_bits(to[0]), 0x5a5a5a5a);
+        assert_int_equal(mpt_f32_bits(to[17]), 0x5a5a5a5a);
+    }
+}
+
 static void the_second_operand_is_the_larger_one_beside_a_nan(void **state)
 {
     uint64_t seed = 2;
@@ -476,6 +493,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(multiply_adds_round_once),
+        cmocka_unit_test(additions_round_once_wherever_they_come_from_and_go),
         cmocka_unit_test(the_second_operand_is_the_larger_one_beside_a_nan),
         cmocka_unit_test(scaling_by_a_power_rounds_once_even_to_denormals),
         cmocka_unit_test(scaling_by_infinities_is_as_the_manuals_table_says),

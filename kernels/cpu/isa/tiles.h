@@ -1,6 +1,6 @@
 /*
  * AMX tiles in the one shape that products use: eight tiles of 16 rows of 64 bytes. A thread's tiles are its own; between
- * tiles_begin and tiles_end it runs nothing else that has tiles.
+ * tiles_begin and tiles_end it runs nothing else that has tiles. For sources of the amx level.
  */
 #ifndef MPT_CPU_TILES_H
 #define MPT_CPU_TILES_H
