@@ -64,6 +64,7 @@ static inline int program_close(program_t *program, const char *name, int wrong)
     return all_wrong != 0;
 }
 
+/* The body has `timeout_s` of patience; until it begins, all have more. */
 static inline int with_backend(program_t *program, const char *backend, double timeout_s,
                                int (*body)(program_t *program, mpt_comm_t *comm))
 {
@@ -74,13 +75,15 @@ static inline int with_backend(program_t *program, const char *backend, double t
                                 .yield = 1,
                                 .device = program->device,
                                 .log = &program->log,
-                                .timeout_s = timeout_s,
+                                .timeout_s = 60,
                                 .scratch = scratch};
     mpt_comm_t *comm = NULL;
     int wrong = mpt_comm_create(&params, &comm) != MPT_OK;
-    if (!wrong)
+    if (!wrong) {
+        comm->timeout_s = timeout_s;
         wrong = body(program, comm) +
                 (comm->held_bytes != mpt_comm_own_bytes(backend, comm->ranks, program->boot->local_ranks));
+    }
     mpt_comm_destroy(comm);
     free(scratch);
     if (wrong)
@@ -116,7 +119,7 @@ static inline int last_is_late(program_t *program, mpt_comm_t *comm)
 {
     char words[64];
     int64_t record[8] = {0}, records[8 * SUITE_MAX_RANKS];
-    snprintf(words, sizeof words, "no sign of rank %d for 0.5 s", comm->ranks - 1);
+    snprintf(words, sizeof words, "no sign of rank %d for %.1f s", comm->ranks - 1, comm->timeout_s);
     comm->what = "record 3";
     if (comm->rank == comm->ranks - 1) {
         while (mpt_comm_poll(comm) == MPT_OK)

@@ -3,7 +3,7 @@
  * "comm_hier: ok RANKS" when all is well; exits 1 otherwise. */
 #include <signal.h>
 #include <sys/mman.h>
-#include "backends.h"
+#include "hier.h"
 #include "mpi_program.h"
 #include "runtime/session_fixture.h"
 
@@ -140,6 +140,15 @@ static int break_children(program_t *program, mpt_comm_t *comm)
     return wrong + !says(program, "gave up: aborted: child only") * (comm->rank == 0);
 }
 
+/* Once all have returned from their splits, in which they would fail, and before patience begins to run out anywhere. */
+static void last_gives_up(mpt_comm_t *comm)
+{
+    MPI_Barrier(MPI_COMM_WORLD);
+    if (comm->rank == comm->ranks - 1)
+        mpt_comm_abort(comm, "parent gone");
+    MPI_Barrier(MPI_COMM_WORLD);
+}
+
 /* Who waits long in a child, of whichever kind, hears that a rank gave up on the parent; that is nobody's timeout. */
 static int wait_in_children(program_t *program, mpt_comm_t *comm)
 {
@@ -149,11 +158,10 @@ static int wait_in_children(program_t *program, mpt_comm_t *comm)
     int wrong = 0;
     for (int kind = 0; kind < 3; kind++)
         wrong += mpt_comm_split(comm, colors[kind], 0, &children[kind]) != MPT_OK;
-    MPI_Barrier(MPI_COMM_WORLD); /* who is still in a split would fail in it */
-    if (comm->rank == comm->ranks - 1)
-        mpt_comm_abort(comm, "parent gone");
-    for (int kind = 0; kind < 3; kind++) {
+    last_gives_up(comm);
+    for (int kind = 0; kind < 3 && !wrong; kind++) {
         char byte = 0;
+        children[kind]->timeout_s = 1;
         int next = (children[kind]->rank + 1) % children[kind]->ranks;
         wrong += mpt_comm_recv(children[kind], &byte, 1, next, NULL) != MPT_ERR_COMM;
         wrong += mpt_comm_poll(comm) != MPT_ERR_COMM;
@@ -178,9 +186,10 @@ static int follow_parent(program_t *program, mpt_comm_t *comm)
     mpt_comm_t *child = NULL;
     char byte = 0;
     int wrong = mpt_comm_split(comm, comm->rank % program->boot->local_ranks, 0, &child) != MPT_OK;
-    MPI_Barrier(MPI_COMM_WORLD); /* who is still in the split would fail in it */
-    if (comm->rank == comm->ranks - 1)
-        mpt_comm_abort(comm, "parent gone");
+    last_gives_up(comm);
+    if (wrong)
+        return wrong;
+    child->timeout_s = 1;
     if (child->rank == 0)
         wrong += mpt_comm_recv(child, &byte, 1, 1, NULL) != MPT_ERR_COMM;
     else
@@ -230,12 +239,23 @@ static int last_stops(program_t *program, mpt_comm_t *comm)
     return !says(program, words);
 }
 
-/* Rank 0 waits for rank 1, which waits for the last rank, on another host, in vain: that one is to be named. */
+static void wait_until_across(const mpt_comm_t *comm, int lane)
+{
+    const hier_t *hier = comm->impl;
+    while (mpt_shm_load(&mpt_shm_head(hier->local.impl, lane)->state) != SHM_ACROSS)
+        usleep(1000);
+}
+
+/* Rank 0 waits for rank 1, which waits for the last rank, on another host, in vain: that one is to be named. Rank 1 gives up
+ * after two of its timeouts, 2 s; rank 0 after 1.5 s, did it not wait three times as long for who waits for another host. */
 static int wait_in_a_chain(program_t *program, mpt_comm_t *comm)
 {
     char byte = 0, words[64];
     const int last = comm->ranks - 1;
     mpt_status_t status = MPT_OK;
+    comm->timeout_s = comm->rank == 0 ? 1.5 : 1;
+    if (comm->rank == 0)
+        wait_until_across(comm, 1);
     if (comm->rank < 2)
         status = mpt_comm_recv(comm, &byte, 1, comm->rank == 0 ? 1 : last, NULL);
     while (!status) {
@@ -246,12 +266,21 @@ static int wait_in_a_chain(program_t *program, mpt_comm_t *comm)
     return !says(program, words) + says(program, "no sign of rank 1 ");
 }
 
+/* Rank 1 is not there until rank 0 sends word, by MPI alone; for ten seconds at most. Returns 1 where it came in vain. */
+static int stay_away(void)
+{
+    int there = 0;
+    for (double start = mpt_comm_now(); !there && mpt_comm_now() - start < 10; usleep(1000))
+        MPI_Iprobe(0, 0, MPI_COMM_WORLD, &there, MPI_STATUS_IGNORE);
+    return !there;
+}
+
 /* An abort on another host reaches a rank that waits for its row, though nobody else of the row is there to tell. */
 static int hear_while_waiting(program_t *program, mpt_comm_t *comm)
 {
     char byte = 0, words[64];
     const int last = comm->ranks - 1;
-    double start = mpt_comm_now();
+    int late = 0;
     mpt_status_t status = MPT_OK;
     if (comm->rank == last) {
         usleep(100000);
@@ -259,12 +288,15 @@ static int hear_while_waiting(program_t *program, mpt_comm_t *comm)
         return 0;
     }
     if (comm->rank == 1)
-        sleep(3);
-    if (comm->rank == 0)
+        late = stay_away();
+    if (comm->rank == 0) {
         status = mpt_comm_recv(comm, &byte, 1, 1, NULL);
-    int late = comm->rank == 0 && !(mpt_comm_now() - start < 2);
+        MPI_Send(&byte, 1, MPI_CHAR, 1, 0, MPI_COMM_WORLD);
+    }
     while (!status)
         status = mpt_comm_poll(comm);
+    if (comm->rank == 1)
+        MPI_Recv(&byte, 1, MPI_CHAR, 0, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
     snprintf(words, sizeof words, "rank %d gave up: aborted: enough", last);
     return late + !says(program, words);
 }
@@ -280,7 +312,7 @@ static int call_differently(program_t *program, mpt_comm_t *comm)
     return (status != MPT_ERR_COMM) + !says(program, "called ");
 }
 
-/* mpirun ends what is left a second or two after a death: say what was seen at once, and go. */
+/* mpirun ends what is left some seconds after a death: say what was seen at once, and go. */
 static int last_dies(program_t *program, mpt_comm_t *comm)
 {
     char words[64];
@@ -404,9 +436,9 @@ static int run(program_t *program, const char *mode, int local)
         {"conform", 60, conform, -1},        {"split", 60, split_by_place, 0},
         {"take", 60, children_take_what_is_planned, 0},
         {"abort", 60, last_aborts, 0},       {"children", 60, break_children, 0},
-        {"parent", 1, wait_in_children, 0},  {"follow", 1, follow_parent, 0},
-        {"late", 0.5, last_is_late, 1},
-        {"stop", 0.5, last_stops, 1},        {"chain", 1, wait_in_a_chain, 1},
+        {"parent", 60, wait_in_children, 0}, {"follow", 60, follow_parent, 0},
+        {"late", 2, last_is_late, 1},
+        {"stop", 2, last_stops, 1},          {"chain", 60, wait_in_a_chain, 1},
         {"hear", 60, hear_while_waiting, 0}, {"differ", 60, call_differently, 1},
         {"die", 60, last_dies, -1},          {"short", 60, send_short, 1},
         {"register", 60, register_too_much, -1},

@@ -47,8 +47,9 @@ expect 4 hear 2
 expect 4 train 2
 expect 8 train 4
 
-# A killed rank: mpirun ends the run, but before that all others have named it, one of them as an error.
-start 4 die 2
+# A killed rank: mpirun ends the run, in five seconds and not in the usual one, before which all others have named it, one of
+# them as an error.
+OMPI_MCA_odls_base_sigkill_timeout=5 PRTE_MCA_odls_base_sigkill_timeout=5 start 4 die 2
 [ "$(grep -c 'rank [0-2] noticed' out)" -eq 3 ] && [ "$(grep -c 'noticed, [1-9]' out)" -eq 1 ]
 result "die with 4 ranks, 2 a host" $?
 

@@ -20,8 +20,8 @@ static int run(program_t *program, const char *mode)
         return with_backend(program, "mpi", 60, last_aborts) +
                with_backend(program, "shm", 60, last_aborts);
     if (strcmp(mode, "late") == 0)
-        return with_backend(program, "mpi", 0.5, last_is_late) +
-               with_backend(program, "shm", 0.5, last_is_late);
+        return with_backend(program, "mpi", 2, last_is_late) +
+               with_backend(program, "shm", 2, last_is_late);
     if (strcmp(mode, "short") == 0)
         return with_backend(program, "mpi", 60, send_short);
     return with_backend(program, "mpi", 60, conform) + with_backend(program, "shm", 60, conform);
