@@ -424,7 +424,7 @@ static mpt_status_t fail_in_step_3(mpt_session_t *s, int rank, void *ctx)
 
 static void a_failure_while_jobs_are_under_way_ends_all_with_one_message(void **state)
 {
-    static const char *const set[] = {"comm.overlap=on", "precision.compute=bf16", "train.steps=9", "comm.timeout_s=10", NULL};
+    static const char *const set[] = {"comm.overlap=on", "precision.compute=bf16", "train.steps=9", "comm.timeout_s=30", NULL};
     (void)state;
     plain = mpt_kernels_find("cpu");
     for (int mode = 0; mode < SHARD_MODES; mode++)
@@ -441,7 +441,7 @@ static void a_failure_while_jobs_are_under_way_ends_all_with_one_message(void **
                              run->log);
             if (run->errors != 1 || strstr(run->log, in_job ? "rank 2: a job that fails" : "rank 2: a kernel that fails") == NULL)
                 fail_msg("%s: %d errors\n%s", shard_modes[mode].name, run->errors, run->log);
-            assert_true(now_s() - start < 5.0);
+            assert_true(now_s() - start < 20.0); /* nobody's patience ran out */
             fixture_free(run);
         }
 }

@@ -41,7 +41,7 @@ static void write_bad_tokens(const char *path, int64_t sample)
 static void bad_validation_data_on_one_rank_ends_all_in_every_mode(void **state)
 {
     static const char *const set[] = {"data.val=bad.bin",   "train.val_every=4", "train.steps=8",
-                                      "checkpoint.every=3", "train.ema=0.9",     "comm.timeout_s=5", NULL};
+                                      "checkpoint.every=3", "train.ema=0.9",     "comm.timeout_s=30", NULL};
     (void)state;
     write_bad_tokens("bad.bin", 13);
     for (int i = 0; i < CASES; i++) {
@@ -55,7 +55,7 @@ static void bad_validation_data_on_one_rank_ends_all_in_every_mode(void **state)
         assert_int_equal(run->steps, 4);
         assert_int_equal(mpt_checkpoint_list("run", steps, 4), 1);
         assert_int_equal(steps[0], 3);
-        assert_true(now_s() - start < 4.0);
+        assert_true(now_s() - start < 20.0); /* nobody's patience ran out */
         fixture_free(run);
     }
 }
@@ -64,7 +64,7 @@ static void bad_validation_data_on_one_rank_ends_all_in_every_mode(void **state)
 static void bad_training_data_on_one_rank_ends_all_in_every_mode(void **state)
 {
     static const char *const set[] = {"data.train=bad.bin", "data.order=sequential", "train.steps=8", "checkpoint.every=1",
-                                      "comm.timeout_s=5", NULL};
+                                      "comm.timeout_s=30", NULL};
     (void)state;
     write_bad_tokens("bad.bin", 2 * 16 + 4);
     for (int i = 0; i < CASES; i++) {
@@ -78,7 +78,7 @@ static void bad_training_data_on_one_rank_ends_all_in_every_mode(void **state)
         assert_int_equal(run->steps, 2);
         assert_int_equal(mpt_checkpoint_list("run", steps, 8), 2); /* step 2 is whole, and its save was due */
         assert_int_equal(steps[0], 2);
-        assert_true(now_s() - start < 4.0);
+        assert_true(now_s() - start < 20.0); /* nobody's patience ran out */
         fixture_free(run);
     }
 }
@@ -94,7 +94,7 @@ static void a_slow_rank_changes_nothing_but_the_time(void **state)
     for (int m = 0; m < 4; m++) {
         fixture_remove("run");
         fixture_run_t *usual = fixture_expect(shard_job(4, modes[m], "run", set), MPT_OK);
-        setenv("MPT_INJECT", "slow:rank=1,step=3,ms=400", 1);
+        setenv("MPT_INJECT", "slow:rank=1,step=3,ms=1500", 1); /* or rank 0 might come as late itself */
         fixture_remove("run");
         fixture_run_t *slow = fixture_expect(shard_job(4, modes[m], "run", set), MPT_OK);
         unsetenv("MPT_INJECT");
@@ -106,27 +106,27 @@ static void a_slow_rank_changes_nothing_but_the_time(void **state)
     }
 }
 
-/* The call in which a mode first needs rank 1. */
+/* The call in which a mode first needs rank 1. Where its group is itself alone, only those wait who do so for twice as long. */
 static void a_rank_that_is_too_slow_ends_all_with_one_message(void **state)
 {
-    static const char *const set[] = {"precision.compute=bf16", "train.steps=6", "comm.timeout_s=0.5", NULL};
+    static const char *const set[] = {"precision.compute=bf16", "train.steps=6", "comm.timeout_s=1.5", NULL};
     static const char *const calls[SHARD_MODES] = {
         "unit 3 gradients: reduce_scatter", "unit 3 gradients: reduce_scatter", "unit 3 gradients: reduce_scatter",
         "unit 0 weights: all_gather",       "unit 3 gradients: all_reduce",     "unit 0 weights: all_gather",
         "unit 0 weights: all_gather"};
     (void)state;
-    setenv("MPT_INJECT", "slow:rank=1,step=3,ms=1800", 1);
     for (int i = 0; i < CASES; i++) {
-        int mode = i % SHARD_MODES;
+        int mode = i % SHARD_MODES, alone = mode == SHARD_HSDP1;
         char late[32];
         double start = now_s();
+        setenv("MPT_INJECT", alone ? "slow:rank=1,step=3,ms=5000" : "slow:rank=1,step=3,ms=3000", 1);
         fixture_remove("run");
         fixture_run_t *run = fixture_expect(case_job(i, set), MPT_ERR_COMM);
-        snprintf(late, sizeof late, "no sign of rank 1 for %s s", mode == SHARD_HSDP1 ? "1.0" : "0.5");
+        snprintf(late, sizeof late, "no sign of rank 1 for %s s", alone ? "3.0" : "1.5");
         if (run->errors != 1 || strstr(run->log, calls[mode]) == NULL || strstr(run->log, late) == NULL)
             fail_msg("%s, %s: %d errors\n%s", shard_modes[mode].name, overlaps[i / SHARD_MODES], run->errors, run->log);
         assert_int_equal(run->steps, 2);
-        assert_true(now_s() - start < 6.0);
+        assert_true(now_s() - start < 20.0);
         fixture_free(run);
     }
     unsetenv("MPT_INJECT");
