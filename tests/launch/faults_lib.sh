@@ -125,6 +125,11 @@ wait_for() {
     done
 }
 
+# gone PID: that process has ended, whether or not its parent knows yet.
+gone() {
+    [ ! -e "/proc/$1/exe" ]
+}
+
 # lines_of FILE at least COUNT
 has_lines() {
     [ -f "$1" ] && [ "$(wc -l <"$1")" -ge "$2" ]

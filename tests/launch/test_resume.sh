@@ -8,14 +8,24 @@ prepare
 long="--set train.steps=1000 --set precision.compute=fp16 --set precision.growth_interval=30
       --set checkpoint.every=50 --set train.val_every=100"
 
-# Start `ranks` ranks in the background and wait until so many metrics lines are there; leaves mpirun_pid.
+# Start `ranks` ranks in the background and wait until so many metrics lines are there; leaves mpirun_pid. Near its end the run
+# waits for whoever is about to end it.
 begin() { # begin RANKS FOLDER LINES words...
     local ranks=$1 folder=$2 lines=$3
     shift 3
-    mpirun -np "$ranks" "$mpt_ddp" test.cfg $long --set checkpoint.dir="$folder" --set log.dir="$folder" \
-        "$@" >out 2>err </dev/null &
+    MPT_INJECT=slow:rank=0,step=900,ms=10000 mpirun -np "$ranks" "$mpt_ddp" test.cfg $long \
+        --set checkpoint.dir="$folder" --set log.dir="$folder" "$@" >out 2>err </dev/null &
     mpirun_pid=$!
     wait_for 60 has_lines "$folder/metrics.jsonl" "$lines"
+}
+
+# Kill them; the folder is free once they are gone.
+kill_all() {
+    local pid pids
+    pids="$(pgrep -P $mpirun_pid) $mpirun_pid"
+    kill -9 $pids
+    wait $mpirun_pid 2>/dev/null
+    for pid in $pids; do wait_for 30 gone "$pid"; done
 }
 
 finish() { # finish RANKS FOLDER words...: resume to the end, and compare
@@ -33,11 +43,9 @@ grep -q '"event":"skip"' whole/metrics.jsonl || fail "nothing was skipped: the t
 
 echo "killed twice with all its ranks, and resumed from its last checkpoint"
 begin 2 killed 130
-kill -9 $(pgrep -P $mpirun_pid) $mpirun_pid
-wait $mpirun_pid 2>/dev/null
+kill_all
 begin 2 killed 400 --resume auto --set checkpoint.async=false
-kill -9 $(pgrep -P $mpirun_pid) $mpirun_pid
-wait $mpirun_pid 2>/dev/null
+kill_all
 finish 2 killed
 has out 'resumed after step'
 [ -s killed/metrics.jsonl.lost-1 ] || fail "the lines after the checkpoint were not set aside"
@@ -60,7 +68,7 @@ wait $mpirun_pid || code=$?
 finish 2 signalled
 
 echo "one process without mpirun stops by SIGTERM as well"
-"$mpt_ddp" test.cfg $long --set checkpoint.dir=single --set log.dir=single >out 2>err </dev/null &
+"$mpt_ddp" test.cfg $long --set train.steps=1000000 --set checkpoint.dir=single --set log.dir=single >out 2>err </dev/null &
 pid=$!
 wait_for 60 has_lines single/metrics.jsonl 20
 echo "  a second run is kept out of its folder"
