@@ -24,6 +24,7 @@ train { steps = 3 global_batch = 12 micro_batch = 1 seed = 7 warmup = 1 ema = 0.
 precision { compute = fp32 }
 checkpoint { dir = run every = 2 }
 log { dir = run }
+comm { timeout_s = 90 }
 TXT
 
 # The program, preloaded, its own exit code kept in a file: mpirun reports one of all, and ends the others.
@@ -35,19 +36,19 @@ exit 0
 TXT
 chmod +x preloaded
 
-# start N RANKS words...: with the Nth allocation failing; 0 ranks: without mpirun. A folder `before` is where it starts.
+# start N RANKS words...: with the Nth allocation failing; 0 ranks: without mpirun. A folder `before` is where it starts. A
+# rank that waited for another in vain would outlast the time that is given here.
 start() {
-    local n=$1 ranks=$2 begun=$SECONDS got=0
+    local n=$1 ranks=$2 got=0
     shift 2
     rm -rf run imported made.* code.* hook
     [ ! -d before ] || cp -r before run
     if [ "$ranks" -eq 0 ]; then
-        FAIL_ALLOC_AT=$n timeout 30 ./preloaded "$@" >out 2>err </dev/null || got=$?
+        FAIL_ALLOC_AT=$n timeout 45 ./preloaded "$@" >out 2>err </dev/null || got=$?
     else
-        FAIL_ALLOC_AT=$n timeout 30 mpirun -np "$ranks" ./preloaded "$@" >out 2>err </dev/null || got=$?
+        FAIL_ALLOC_AT=$n timeout 45 mpirun -np "$ranks" ./preloaded "$@" >out 2>err </dev/null || got=$?
     fi
     [ "$got" -eq 0 ] || fail "allocation $n: exit code $got: $(cat hook)"
-    [ $((SECONDS - begun)) -le 12 ] || fail "allocation $n: took $((SECONDS - begun)) s: $(cat hook)"
 }
 
 # keep_result NAME: the weights that a run has made, and their average, without what tells runs apart.
