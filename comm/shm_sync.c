@@ -107,9 +107,13 @@ static int has_left(const shm_t *shm, int peer)
     return mpt_shm_load(&mpt_shm_head(shm, peer)->state) == SHM_LEFT;
 }
 
+/* Since this rank last looked the peer may have raised its alarm, and then gone: that is to be heard, not found. */
 static mpt_status_t give_up_on(mpt_comm_t *comm, int peer)
 {
     char text[MPT_COMM_MAX_TEXT];
+    mpt_status_t status = mpt_shm_check_alarm(comm);
+    if (status)
+        return status;
     snprintf(text, sizeof text, "rank %d %s", mpt_comm_world_rank(comm, peer),
              has_left(comm->impl, peer) ? "has left" : "died");
     return mpt_shm_give_up(comm, text);

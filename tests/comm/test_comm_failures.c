@@ -301,6 +301,39 @@ static void ranks_that_each_name_themselves_root_fail_together(void **state)
     assert_int_equal(errors_said, 1);
 }
 
+static _Atomic int rank_1_waits;
+
+/* Between rank 1's look at its alarm and the one at whom it waits for. */
+static mpt_status_t meanwhile_rank_0_leaves(mpt_comm_t *comm)
+{
+    rank_1_waits = 1;
+    while (mpt_shm_load(&mpt_shm_head(comm->impl, 0)->state) != SHM_LEFT)
+        usleep(1000);
+    return MPT_OK;
+}
+
+static int give_up_and_leave(party_rank_t *rank)
+{
+    char byte = 0;
+    rank->log.sink = count_errors;
+    if (rank->rank == 0) {
+        while (!rank_1_waits)
+            usleep(1000);
+        mpt_comm_abort(rank->comm, "enough");
+        return 0;
+    }
+    rank->comm->idle = meanwhile_rank_0_leaves;
+    return (mpt_comm_recv(rank->comm, &byte, 1, 0, NULL) != MPT_ERR_COMM) + !says(rank, "rank 0 gave up: aborted: enough");
+}
+
+static void who_gives_up_and_leaves_is_heard(void **state)
+{
+    (void)state;
+    errors_said = 0;
+    assert_party(&(party_t){.ranks = 2, .backend = "shm", .body = give_up_and_leave});
+    assert_int_equal(errors_said, 0);
+}
+
 /* Nothing but broadcasts, in which nobody waits; some were right before. */
 static int broadcast_to_itself(party_rank_t *rank)
 {
@@ -673,6 +706,7 @@ int main(void)
         cmocka_unit_test(killed_rank_is_named_by_all_others),
         cmocka_unit_test(poll_sees_a_death_without_any_timeout),
         cmocka_unit_test(a_rank_that_left_is_not_waited_for),
+        cmocka_unit_test(who_gives_up_and_leaves_is_heard),
         cmocka_unit_test(different_calls_fail_on_every_rank),
         cmocka_unit_test(a_root_that_went_on_fails_in_its_next_call),
         cmocka_unit_test(ranks_that_each_name_themselves_root_fail_together),
