@@ -17,7 +17,7 @@ typedef struct mpt_metrics mpt_metrics_t;
 mpt_status_t mpt_metrics_open(const char *dir, const mpt_log_t *log, mpt_metrics_t **metrics_p);
 /**
  * Before the first line: go on after `last_step` (0: a fresh run). What a run that was lost wrote from the first later step on, or half a line at
- * the end, is moved to metrics.jsonl.lost-N. @return MPT_OK; MPT_ERR_IO (logged): the file is as it was.
+ * the end, is moved to metrics.jsonl.lost-N. @return MPT_OK; MPT_ERR_IO; MPT_ERR_NO_MEMORY; both logged: the file is as it was.
  */
 mpt_status_t mpt_metrics_go_on(mpt_metrics_t *metrics, int64_t last_step);
 /** Sync and close; NULL is allowed. */

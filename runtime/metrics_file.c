@@ -15,8 +15,9 @@
 
 mpt_status_t mpt_metrics_file_fail(const char *path, const mpt_log_t *log)
 {
-    mpt_log_error(log, "cannot write %s: %s; choose another log.dir", path, strerror(errno));
-    return MPT_ERR_IO;
+    const int no_memory = errno == ENOMEM;
+    mpt_log_error(log, "cannot write %s: %s%s", path, strerror(errno), no_memory ? "" : "; choose another log.dir");
+    return no_memory ? MPT_ERR_NO_MEMORY : MPT_ERR_IO;
 }
 
 /* ---- whose it is ----------------------------------------------------------------------------------------- */
