@@ -30,7 +30,7 @@ if [ "$tier" = long ]; then
     if setarch "$(uname -m)" -R true 2>/dev/null; then plain_layout=(setarch "$(uname -m)" -R); fi
     run_suite asan 1500 -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMPT_SANITIZE=address
     run_suite ubsan 1500 -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMPT_SANITIZE=undefined
-    run_suite tsan 1500 -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMPT_SANITIZE=thread
+    run_suite tsan 3000 -DCMAKE_BUILD_TYPE=RelWithDebInfo -DMPT_SANITIZE=thread
     plain_layout=()
     export MPT_TEST_ALLOC_STRIDE=1
     run_suite test 1800 -DCMAKE_BUILD_TYPE=Release
