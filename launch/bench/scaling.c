@@ -110,13 +110,15 @@ static void list_overrides(const scaling_run_t *run, mpt_bench_overrides_t *over
         mpt_bench_overrides_borrow(overrides, run->overrides.items[i]);
 }
 
-/* Fewer ranks have as much work each, and as many threads as each has when all run: all are opened first. */
+/* Fewer ranks have as much work each, and as many threads as each has when all run: all are opened first. Each session has metrics of its
+ * own, all being open at once. */
 static void list_point_overrides(scaling_run_t *run, const mpt_bench_point_t *point,
                                  mpt_bench_overrides_t *overrides)
 {
     const scaling_work_t *work = &run->work;
     int threads = all_ranks(run)->mode.info.threads;
     list_overrides(run, overrides);
+    mpt_bench_overrides_add(overrides, "log.dir=%s/%d-ranks", run->place.dir, point->ranks);
     mpt_bench_overrides_add(overrides, "train.global_batch=%lld",
                             (long long)(work->micro_batch * work->micro_steps * point->ranks));
     if (threads > 0)
