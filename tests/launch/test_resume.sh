@@ -2,6 +2,10 @@
 # Runs that end early, by signals and by SIGKILL, and are gone on with: they end like one that never stopped, bit for bit.
 # $1: build folder, $2: sources.
 . "$(dirname "${BASH_SOURCE[0]}")/faults_lib.sh"
+if ldd "$mpt_ddp" | grep -q libtsan; then
+    echo "under ThreadSanitizer its thousands of steps take a quarter of an hour: test_session_resume has a dozen"
+    exit 77
+fi
 prepare
 
 # FP16 with a scale that grows on the way, and falls where it has grown too far.
