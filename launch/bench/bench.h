@@ -52,7 +52,7 @@ void mpt_bench_place_destroy(const mpt_bench_place_t *place);
 /* ---- bench/config.c: what a measured session is asked to be ------------------------------------------ */
 
 #define MPT_BENCH_CONFIG_BYTES 2048
-#define MPT_BENCH_OWN_OVERRIDES 12
+#define MPT_BENCH_OWN_OVERRIDES 16
 
 /** The config of GPT-2 124M on the place's tokens, `sequences` of MPT_BENCH_CONTEXT a step; `text` has MPT_BENCH_CONFIG_BYTES. */
 void mpt_bench_config_write(const mpt_bench_place_t *place, int sequences, char *text);
@@ -65,8 +65,8 @@ typedef struct mpt_bench_overrides {
     int count;
 } mpt_bench_overrides_t;
 
-/** Start the list with what every measured session changes: files go below `dir`, nothing is saved or validated. `compute` NULL and
- *  `threads` 0: the config's own. */
+/** Start the list with what every measured session changes: checkpoints would go to `dir`, nothing is saved or validated. The caller ends it
+ *  with log.dir, one for each session that is open at a time. `compute` NULL and `threads` 0: the config's own. */
 void mpt_bench_overrides_begin(mpt_bench_overrides_t *overrides, const char *dir, const char *compute,
                                int64_t threads);
 /** Add one, as printf makes it. */

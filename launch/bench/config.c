@@ -1,3 +1,4 @@
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include "bench.h"
@@ -13,11 +14,13 @@ void mpt_bench_config_write(const mpt_bench_place_t *place, int sequences, char 
 
 void mpt_bench_overrides_borrow(mpt_bench_overrides_t *overrides, const char *item)
 {
+    assert(overrides->count < (int)(sizeof overrides->items / sizeof *overrides->items));
     overrides->items[overrides->count++] = item;
 }
 
 void mpt_bench_overrides_add(mpt_bench_overrides_t *overrides, const char *format, ...)
 {
+    assert(overrides->word_count < MPT_BENCH_OWN_OVERRIDES);
     char *word = overrides->words[overrides->word_count++];
     va_list arguments;
     va_start(arguments, format);
@@ -33,7 +36,6 @@ void mpt_bench_overrides_begin(mpt_bench_overrides_t *overrides, const char *dir
     mpt_bench_overrides_borrow(overrides, "checkpoint.every=0");
     mpt_bench_overrides_borrow(overrides, "train.val_every=0");
     mpt_bench_overrides_add(overrides, "checkpoint.dir=%s", dir);
-    mpt_bench_overrides_add(overrides, "log.dir=%s", dir);
     if (compute)
         mpt_bench_overrides_add(overrides, "precision.compute=%s", compute);
     if (threads > 0)

@@ -358,7 +358,7 @@ static int parse_words(scaling_run_t *run, int argc, char **argv)
          MPT_OPTION_TEXT, &run->compute, 0, 0},
         {"--steps", "K", "timed steps of each number of ranks, after a warm-up (4)", MPT_OPTION_INT, &run->steps, 1,
          MPT_BENCH_MAX_STEPS},
-        {"--set", "section.key=value", "change one key of the config; may be given again", MPT_OPTION_LIST,
+        {"--set", "section.key=value", "change one key of the config, not log.dir; may be given again", MPT_OPTION_LIST,
          &run->overrides, 0, 0},
         {"--json", NULL, "one JSON object instead of a table", MPT_OPTION_FLAG, &run->as_json, 0, 0},
     };

@@ -104,6 +104,7 @@ static void list_overrides(const shards_run_t *run, const mpt_bench_mode_t *mode
     for (int i = 0; i < params->overrides->count; i++)
         if (strncmp(params->overrides->items[i], SHARD_RANKS_KEY, strlen(SHARD_RANKS_KEY)) != 0)
             mpt_bench_overrides_borrow(overrides, params->overrides->items[i]);
+    mpt_bench_overrides_add(overrides, "log.dir=%s", dir); /* all modes may be open at once */
     mpt_bench_overrides_add(overrides, "parallel.shard=%s", mode->name);
     mpt_bench_overrides_add(overrides, SHARD_RANKS_KEY "%lld", (long long)mode->shard_ranks);
 }

@@ -78,6 +78,7 @@ static mpt_status_t measure_type(const mpt_bench_run_t *run, const char *type, m
         mpt_bench_overrides_add(&overrides, "parallel.shard=ddp");
     for (int i = 0; i < run->overrides.count; i++)
         mpt_bench_overrides_borrow(&overrides, run->overrides.items[i]);
+    mpt_bench_overrides_add(&overrides, "log.dir=%s", run->place.dir);
     const mpt_config_source_t config =
         mpt_bench_config_source(run->config_path, run->config, &overrides);
     mpt_bench_result_t result;
@@ -203,7 +204,7 @@ static int parse_words(mpt_bench_run_t *run, int argc, char **argv)
          MPT_OPTION_TEXT, &run->types, 0, 0},
         {"--all", NULL, "with a config: all three types, not only its own", MPT_OPTION_FLAG,
          &run->all_types, 0, 0},
-        {"--set", "section.key=value", "change one key of the config; may be given again",
+        {"--set", "section.key=value", "change one key of the config, not log.dir; may be given again",
          MPT_OPTION_LIST, &run->overrides, 0, 0},
         {"--json", NULL, "one JSON object instead of tables", MPT_OPTION_FLAG, &run->as_json, 0, 0},
     };
