@@ -43,9 +43,9 @@ int64_t mpt_data_samples(const mpt_data_t *data);
 /** Tokens in all files. */
 int64_t mpt_data_tokens(const mpt_data_t *data);
 /**
- * A hash of the data (XXH3, 64 bits): of each file's length, of the 1024 tokens at both of its ends, and of 64 pieces as long spread evenly over all
- * files. The same for tokens stored with 16 and 32 bits. Other text, or the same cut into other files, has another hash; what differs only between
- * the pieces does not show. Taken when the files were opened, which so reads a few pages of each.
+ * A hash of the data (XXH3, 64 bits): of each file's length, of 1024 tokens at both of its ends, and of 64 pieces of up to 1024 spread evenly over
+ * all files. The same for tokens stored with 16 and 32 bits. Other text, or the same cut into other files, has another hash; what differs only
+ * between the pieces does not show. Taken when the files were opened: one or two pages are read for each piece.
  */
 uint64_t mpt_data_hash(const mpt_data_t *data);
 /**

@@ -317,7 +317,7 @@ static mpt_status_t refuse_views(const mpt_log_t *log, const char *key, int rank
                       key, rank, (long long)its->samples, (long long)its->tokens, (long long)first->samples,
                       (long long)first->tokens);
     else
-        mpt_log_error(log, "%s: rank %d has as many tokens as rank 0, but others; give every host the same files", key,
+        mpt_log_error(log, "%s: rank %d has as many tokens as rank 0, but others, or cut into other files; give every host the same files", key,
                       rank);
     return MPT_ERR_DATA;
 }

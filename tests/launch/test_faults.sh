@@ -103,7 +103,7 @@ cp val.bin there/val.bin
 printf '\001\000' | dd of=there/val.bin bs=1 seek=1030 conv=notrunc 2>/dev/null
 all_end 3 20 -np 2 -wdir here "$work/keep_code" test.cfg : -np 1 -wdir there "$work/keep_code" test.cfg : \
     -np 1 -wdir here "$work/keep_code" test.cfg
-says 'rank 0: data.val: rank 2 has as many tokens as rank 0, but others; give every host the same files'
+says 'rank 0: data.val: rank 2 has as many tokens as rank 0, but others, or cut into other files; give every host the same files'
 
 echo "checkpoints: of another model, damaged, all damaged"
 rm -rf run

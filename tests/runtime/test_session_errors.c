@@ -359,7 +359,7 @@ static void a_resume_with_other_data_is_said(void **state)
     fixture_tokens("other.bin", 40000, 12);
     job.set[2] = "data.train=other.bin";
     make_checkpoints();
-    assert_true(warns_of_data(job, "saved/step-00000008 was saved with other tokens in data.train, though as many"));
+    assert_true(warns_of_data(job, "saved/step-00000008 was saved with as many tokens in data.train, but others, or cut into other files"));
     make_checkpoints();
     change_meta("saved/step-00000008/meta", "data_hash", NULL);
     assert_false(warns_of_data(job, words));
