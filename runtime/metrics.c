@@ -48,6 +48,7 @@ mpt_status_t mpt_metrics_open(const char *dir, const mpt_log_t *log, mpt_metrics
         free(metrics);
         return status;
     }
+    metrics->bytes = lseek(metrics->fd, 0, SEEK_END);
     *metrics_p = metrics;
     return MPT_OK;
 }

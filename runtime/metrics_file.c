@@ -83,7 +83,7 @@ static int find_cut(FILE *file, int64_t last_step, off_t *cut_p)
         at += count;
     free(line);
     *cut_p = at;
-    return count < 0 && !feof(file) ? -1 : 0;
+    return ferror(file) || (count < 0 && !feof(file)) ? -1 : 0;
 }
 
 static int open_lost(const char *path, char *lost)
@@ -116,14 +116,15 @@ static int sync_folder_of(const char *path)
     return mpt_file_sync_dir(folder);
 }
 
-/* Bytes [at, end) of the file, on disk in a file of their own. */
-static int save_rest(int fd, const char *path, off_t at, off_t end)
+/* Bytes [at, end) of the file go to one of their own, and off this one once they are on disk. */
+static int move_rest(int fd, const char *path, off_t at, off_t end)
 {
     char lost[PATH_BYTES];
     int to = open_lost(path, lost);
     if (to < 0)
         return -1;
-    int failed = copy_rest(fd, at, end, to) != 0 || fsync(to) != 0 || sync_folder_of(path) != 0, error = errno;
+    int failed = copy_rest(fd, at, end, to) != 0 || fsync(to) != 0 || sync_folder_of(path) != 0 || ftruncate(fd, at) != 0;
+    int error = errno;
     close(to);
     if (!failed)
         return 0;
@@ -132,17 +133,32 @@ static int save_rest(int fd, const char *path, off_t at, off_t end)
     return -1;
 }
 
+/* A stream of its own over the open file, from its start. */
+static FILE *read_again(int fd)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    FILE *file = copy >= 0 && lseek(copy, 0, SEEK_SET) == 0 ? fdopen(copy, "r") : NULL;
+    int error = errno;
+    if (file == NULL && copy >= 0)
+        close(copy);
+    errno = error;
+    return file;
+}
+
 static int cut(int fd, const char *path, int64_t last_step, off_t *bytes_p)
 {
-    off_t end = lseek(fd, 0, SEEK_END);
-    FILE *file = fopen(path, "re");
-    if (end < 0 || file == NULL)
+    off_t at;
+    FILE *file = read_again(fd);
+    if (file == NULL)
         return -1;
-    int failed = find_cut(file, last_step, bytes_p) != 0;
+    int failed = find_cut(file, last_step, &at) != 0, error = errno;
     fclose(file);
-    if (failed || *bytes_p >= end)
-        return failed ? -1 : 0;
-    return save_rest(fd, path, *bytes_p, end) != 0 ? -1 : ftruncate(fd, *bytes_p);
+    errno = error;
+    off_t end = lseek(fd, 0, SEEK_END);
+    if (failed || end < 0 || (at < end && move_rest(fd, path, at, end) != 0))
+        return -1;
+    *bytes_p = at;
+    return 0;
 }
 
 mpt_status_t mpt_metrics_file_cut(int fd, const char *path, int64_t last_step, const mpt_log_t *log, off_t *bytes_p)

@@ -18,7 +18,7 @@
 /* ---- in libc's place ---------------------------------------------------------------------------------------- */
 
 static int flock_error; /* what the file system answers; 0: as it is */
-static int getline_fails, fsync_fails;
+static int getline_fails, fsync_fails, ftruncate_fails;
 
 int flock(int fd, int operation)
 {
@@ -42,6 +42,12 @@ int fsync(int fd)
 {
     errno = EIO;
     return fsync_fails ? -1 : (int)syscall(SYS_fsync, fd);
+}
+
+int ftruncate(int fd, off_t bytes)
+{
+    errno = EPERM;
+    return ftruncate_fails ? -1 : (int)syscall(SYS_ftruncate, fd, bytes);
 }
 
 /* ---- a file ----------------------------------------------------------------------------------------------------- */
@@ -501,6 +507,9 @@ static void lines_that_cannot_be_moved_stay(void **state)
     fsync_fails = 1;
     assert_cut_fails_and_changes_nothing(s, metrics, MPT_ERR_IO, text);
     fsync_fails = 0;
+    ftruncate_fails = 1;
+    assert_cut_fails_and_changes_nothing(s, metrics, MPT_ERR_IO, text);
+    ftruncate_fails = 0;
     assert_int_equal(mpt_metrics_go_on(metrics, 4), MPT_OK);
     assert_true(scratch_exists(scratch_path(s, "metrics.jsonl.lost-1")));
     mpt_metrics_close(metrics);
