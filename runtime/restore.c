@@ -185,7 +185,9 @@ static void warn_data(const mpt_session_t *s, const mpt_checkpoint_meta_t *meta)
                      " now: the order of data is another one from here on",
                      meta->path, saved.samples, saved.data_tokens, samples, tokens);
     else if (mpt_save_meta_known(&saved, "data_hash") && saved.data_hash != mpt_data_hash(s->train))
-        mpt_log_warn(&s->log, "%s was saved with as many tokens in data.train, but others, or cut into other files: from here on the data are other ones",
+        mpt_log_warn(&s->log,
+                     "%s was saved with as many tokens in data.train, but others, or cut into other files: from here on the data are "
+                     "other ones",
                      meta->path);
 }
 

@@ -48,7 +48,8 @@ done
 hasnt out '^(zero1|zero2) .*( nan | inf )'
 
 echo "the same as one object"
-run 0 2 bench step test.cfg --shard zero1,ddp --steps 3 --json
+run 0 2 bench step test.cfg --shard zero1,ddp --steps 3 --json --set log.dir=shared
+[ ! -e shared ] || fail "sessions that are open at once were to share their metrics"
 is_object
 for key in zero1_over_ddp model ranks threads isa compute reduce comm parameters tokens_per_step micro_steps kept_open modes; do
     has out "\"$key\": "
